@@ -1,0 +1,1 @@
+"""Bottlenecks: what stands between encoder and decoder. One idea a file."""

@@ -1,0 +1,106 @@
+"""The contract of a bottleneck, and its laws.
+
+A bottleneck turns the encoder's vectors ``z_e [B, *G, in_dim]`` into a :class:`~qvae.types.Latent`
+with ``z [B, *G, out_dim]``. It holds no projection, no layout flag and no condition.
+
+State changes only in ``after_step``. ``forward`` may count into staging buffers while training;
+the loop then calls ``after_step`` once for each optimizer step, after it found every number
+finite, or ``discard_step`` when it refused the step. So optimizer and codebook commit together or
+neither does, and gradient accumulation, recomputation, skipped steps and replicas stay right.
+
+A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every one of them:
+
+- ``decode(out.codes) == out.z`` and ``encode(z_e) == out.codes`` in eval mode;
+- ``encode(decode(c)) == c`` for every code (wrappers are exempt);
+- codes are int64, in range, and do not depend on the grid's rank or on the rest of the batch;
+- eval changes no buffer; masked positions touch neither loss nor codebook nor usage;
+- distances are float32 under any autocast.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from qvae.types import Latent
+
+__all__ = ["Bottleneck", "Quantizer", "require_finite", "require_positive"]
+
+
+def require_positive(**values: int) -> None:
+    """Raise ValueError for the first value below 1, by name."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
+    """Raise ValueError with the position of the first NaN or infinity.
+
+    The argmin of a row of NaN is a valid-looking code, so this comes before any search.
+    """
+    if not torch.isfinite(z_e).all():
+        position = torch.nonzero(~torch.isfinite(z_e))[0].tolist()
+        raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
+
+
+class Bottleneck(nn.Module, ABC):
+    """Turn vectors into a :class:`~qvae.types.Latent`."""
+
+    in_dim: int
+    """Width of the vectors it takes."""
+    out_dim: int
+    """Width of the vectors it returns."""
+
+    @abstractmethod
+    def forward(
+        self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
+    ) -> Latent:
+        """Encode; ``mask`` is True where a position counts."""
+
+    def mode(self, z_e: Float[Tensor, "B *G in_dim"]) -> Float[Tensor, "B *G out_dim"]:
+        """Return the most likely z: what ``forward`` returns, without its noise."""
+        return self(z_e).z
+
+    def after_step(self) -> None:  # noqa: B027  (an optional hook, not an abstract one)
+        """Commit what the forwards since the last step counted."""
+
+    def discard_step(self) -> None:  # noqa: B027
+        """Drop what the forwards since the last step counted."""
+
+
+class Quantizer(Bottleneck):
+    """A bottleneck whose latents are integers."""
+
+    codebook_sizes: tuple[int, ...]
+    """Number of codes of each of the K codebooks."""
+
+    @abstractmethod
+    def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
+        """Return the codes of each vector."""
+
+    @abstractmethod
+    def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
+        """Return the vector of each code."""
+
+    @property
+    def nats_per_cell(self) -> float:
+        """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
+        return sum(math.log(size) for size in self.codebook_sizes)
+
+    def check_codes(self, codes: Int[Tensor, "*N K"]) -> None:
+        """Raise ValueError for codes that are not integers, or out of range."""
+        if codes.shape[-1] != len(self.codebook_sizes):
+            raise ValueError(
+                f"codes: last axis is {codes.shape[-1]}, must be {len(self.codebook_sizes)}, "
+                "one integer for each codebook"
+            )
+        if codes.is_floating_point():
+            raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
+        for k, size in enumerate(self.codebook_sizes):
+            wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
+            if wrong.any():
+                value = codes[..., k][wrong][0].item()
+                raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")

@@ -1,0 +1,102 @@
+"""Finite scalar quantization: round each coordinate; there is no table to learn."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qvae.bottlenecks.base import Quantizer, require_finite
+from qvae.bottlenecks.functional import (
+    code_counts,
+    perplexity,
+    straight_through,
+    sum_per_sample,
+    usage,
+)
+from qvae.types import Latent
+
+__all__ = ["FSQ"]
+
+
+class FSQ(Quantizer):
+    """Round each latent coordinate to a fixed number of levels.
+
+    Paper: Mentzer et al. 2023, arXiv:2309.15505, section 3, equations 1-2. Ours differs: a
+    coordinate falls into one of L equal bins of ``tanh(z)`` and comes back as the z whose tanh is
+    the bin's middle, ``atanh((2 i + 1) / L - 1)``. So a code decoded and encoded again is itself,
+    and even numbers of levels need no shift. Beyond the outermost value the rounding no longer
+    answers the encoder; a penalty there leads it back.
+
+    Shapes: ``z_e [B, *G, D]``, ``D = len(levels)``; ``codes [B, *G, 1]``, the digits as one
+    number, the first digit lowest. Units: rate = cells * sum(ln L).
+
+    Args:
+        levels: values per coordinate, each >= 2; their product is the codebook's size.
+        overshoot_weight: weight of the squared distance beyond the outermost value, >= 0.
+
+    Raises:
+        ValueError: if levels is empty, a level is below 2, or the product exceeds 2**62.
+
+    Example:
+        >>> FSQ(levels=[8, 5, 5, 5]).codebook_sizes
+        (1000,)
+    """
+
+    def __init__(self, *, levels: list[int], overshoot_weight: float = 1.0) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
+            raise ValueError(
+                f"levels={list(levels)}: needs at least one, each at least 2, product <= 2**62"
+            )
+        if overshoot_weight < 0:
+            raise ValueError(f"overshoot_weight={overshoot_weight}: must not be negative")
+        self.in_dim = self.out_dim = len(levels)
+        self.codebook_sizes = (math.prod(levels),)
+        self.overshoot_weight = overshoot_weight
+        strides = [math.prod(levels[:d]) for d in range(len(levels))]
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("strides", torch.tensor(strides), persistent=False)
+        outermost = torch.atanh(1 - 1 / self.levels.double()).float()
+        self.register_buffer("outermost", outermost, persistent=False)
+
+    def forward(
+        self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
+    ) -> Latent:
+        """Quantise, with the gradient of the straight-through estimator."""
+        codes = self.encode(z_e)
+        overshoot = (z_e.float().abs() - self.outermost).relu().square().sum(-1)
+        cells = torch.full_like(overshoot, self.nats_per_cell)
+        return Latent(
+            z=straight_through(z_e, self._middles(codes)),
+            rate=sum_per_sample(cells, mask),
+            penalty=self.overshoot_weight * sum_per_sample(overshoot, mask),
+            codes=codes,
+            metrics=self._metrics(codes.detach() if mask is None else codes.detach()[mask]),
+        )
+
+    def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
+        """Return each vector's digits as one number."""
+        if not self.training:
+            require_finite(z_e, "FSQ")
+        unit = (torch.tanh(z_e.detach().float()) + 1) / 2
+        # A NaN has no digit; the loop refuses the step, here it only must not be undefined.
+        digits = torch.nan_to_num(unit * self.levels).floor().long()
+        digits = torch.minimum(digits.clamp(min=0), self.levels - 1)
+        return (digits * self.strides).sum(-1, keepdim=True)
+
+    def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
+        """Return each code's bin middles."""
+        self.check_codes(codes)
+        return self._middles(codes)
+
+    def _middles(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
+        digits = codes // self.strides % self.levels
+        return torch.atanh((2 * digits.double() + 1) / self.levels - 1).float()
+
+    def _metrics(self, codes: Int[Tensor, "*N K"]) -> dict[str, Tensor]:
+        """Count use over the codebook; a codebook too large to count by table has no row."""
+        if self.codebook_sizes[0] > 2**20:
+            return {}
+        counts = code_counts(codes.flatten(), self.codebook_sizes[0])
+        return {"usage": usage(counts), "perplexity": perplexity(counts)}

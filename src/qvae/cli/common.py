@@ -1,0 +1,142 @@
+"""What the commands share: the parser, the common options, and how a result is handed back."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qvae.errors import UsageError
+
+__all__ = [
+    "Parser",
+    "Result",
+    "add_common",
+    "autocast",
+    "note",
+    "output_folder",
+    "parse",
+    "positive",
+    "precision",
+    "prepare",
+]
+
+_PRECISIONS = {"auto": "auto", "float32": "float32", "bfloat16": "bf16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command found out: as data for ``--json``, as text for a person."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors of one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, exit_on_error=True)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse all words; an unknown option is an error that says what it may have meant."""
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        close = get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.75)
+        hint = f", did you mean {close[0]}?" if close else ""
+        parser.error(f"{unknown[0]}: unknown option or one word too many{hint}")
+    return args
+
+
+def add_common(parser: Parser, *names: str) -> None:
+    """Add ``--json`` and those common options that the command obeys, by name."""
+    group = parser.add_argument_group("common options")
+    for name in names:
+        options: dict[str, Any] = _COMMON[name]
+        group.add_argument(f"--{name}", **options)
+    group.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def positive(text: str) -> int:
+    """Read a whole number >= 1, for ``type=``."""
+    value = _natural(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 0")
+    return int(text)
+
+
+_COMMON: dict[str, dict[str, Any]] = {
+    "device": {
+        "default": "auto",
+        "choices": ("auto", "cpu", "cuda", "mps"),
+        "help": "where to run (default: auto)",
+    },
+    "precision": {
+        "choices": tuple(_PRECISIONS),
+        "help": "bfloat16 (or bf16) is autocast; auto takes it to train where it is faster",
+    },
+    "threads": {"type": positive, "metavar": "N", "help": "CPU threads of torch"},
+    "seed": {"type": _natural, "metavar": "N", "help": "of everything random"},
+}
+
+
+def prepare(args: argparse.Namespace) -> Any:
+    """Set torch's threads and return the device, a ``torch.device``.
+
+    Raises:
+        UsageError: this machine lacks the device.
+    """
+    import torch
+
+    from qvae.train.engine import resolve_device
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return resolve_device(getattr(args, "device", "cpu"))
+
+
+def precision(args: argparse.Namespace) -> str | None:
+    """Return the precision asked for in the library's word, or None."""
+    return _PRECISIONS[args.precision] if args.precision else None
+
+
+def autocast(args: argparse.Namespace, device: Any) -> Any:
+    """Return a context for inference: float32 unless bfloat16 was asked for by name.
+
+    Scores and tokens must not depend on what a machine is fast at, so ``auto`` is float32 here.
+    """
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(args) == "bf16")
+
+
+def note(text: str) -> None:
+    """Tell the person something that is not the result."""
+    print(f"qvae: {text}", file=sys.stderr, flush=True)
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make and return a folder to write results to.
+
+    Raises:
+        UsageError: a file is in the way.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, must be a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,58 @@
+"""``qvae eval``: the scores of a run on its test data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qvae.cli.common import Parser, Result, add_common, autocast, parse, prepare
+
+__all__ = ["run_eval"]
+
+
+def run_eval(parser: Parser, words: Sequence[str]) -> Result:
+    """Print each score with its unit, N and split; or run the clock protocol."""
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
+    parser.add_argument(
+        "--clocks", action="store_true", help="draw the 720 times, read them back, score"
+    )
+    add_common(parser, "device", "precision", "threads", "seed")
+    args = parse(parser, words)
+    if args.clocks and args.data is not None:
+        parser.error("--clocks: takes no --data, the protocol has its own times and styles")
+    device = prepare(args)
+    if args.clocks:
+        from qvae.reports import clocks
+
+        return _clocks(clocks, args, device)
+    from qvae.runs.loading import open_run, open_run_data
+    from qvae.runs.scores import evaluate_run
+
+    run = open_run(args.run, device=device)
+    with autocast(args, device):
+        scores = evaluate_run(run, open_run_data(run, args.data), seed=args.seed or 0)
+    lines = [
+        f"{name:<24}{_digits(row['value']):>10}  {row['unit']}  ({row['split']}, N={row['n']})"
+        for name, row in scores.items()
+    ]
+    return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
+
+
+def _clocks(clocks: Any, args: Any, device: Any) -> Result:
+    found: Mapping[str, Any] = clocks.evaluate(args.run, device=device, seed=args.seed or 0)
+    table = getattr(clocks, "table", None)
+    text = table(found) if table is not None else "\n".join(_flat(found))
+    return Result(data={"run": args.run, "clocks": found}, text=text)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix + str(key):<40}{_digits(value)}")
+    return lines
+
+
+def _digits(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,79 @@
+"""``qvae sample``: new data from a run."""
+
+import argparse
+import math
+from collections.abc import Sequence
+
+from qvae.cli.common import (
+    Parser,
+    Result,
+    add_common,
+    autocast,
+    note,
+    output_folder,
+    parse,
+    positive,
+    prepare,
+)
+from qvae.errors import UsageError
+
+__all__ = ["run_sample"]
+
+
+def run_sample(parser: Parser, words: Sequence[str]) -> Result:
+    """Draw samples and write them as ``DIR/<index>.png``."""
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("-o", dest="output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("-n", type=positive, default=1, metavar="N", help="samples (default: 1)")
+    parser.add_argument(
+        "--cond",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what to tell the model, such as time=4:20; may be repeated",
+    )
+    own = "; default: the sample section of the run's recipe"
+    parser.add_argument("--temperature", type=_number, metavar="T", help=f">= 0{own}")
+    parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
+    parser.add_argument("--top-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--guidance", type=_number, metavar="G", help=f"1 is plain sampling{own}")
+    add_common(parser, "device", "precision", "threads", "seed")
+    args = parse(parser, words)
+    cond = _conditions(args.cond or ())
+    device = prepare(args)
+    from qvae.runs.loading import open_run
+    from qvae.runs.sampling import sample_run
+    from qvae.runs.tokens import save_samples
+
+    names = ("temperature", "top_k", "top_p", "guidance")
+    settings = {name: value for name in names if (value := getattr(args, name)) is not None}
+    run = open_run(args.run, device=device)
+    with autocast(args, device):
+        x = sample_run(
+            run, num=args.n, cond=cond, seed=args.seed or 0, settings=settings, tell=note
+        )
+    files = save_samples(x, output_folder(args.output))
+    data = {"folder": args.output, "files": [str(file) for file in files], "cond": cond}
+    return Result(data=data, text=f"{args.output}: {len(files)} samples")
+
+
+def _conditions(words: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in (part.strip() for text in words for part in text.split(";")):
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--cond {word!r}: must be NAME=VALUE, such as time=4:20")
+        if name in found:
+            raise UsageError(f"--cond {word!r}: {name} is told twice")
+        found[name] = value
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a finite number")
+    return value

@@ -1,0 +1,267 @@
+"""Recipes: YAML in, every key checked against the constructor that it goes to, all defaults out.
+
+A recipe has these top-level keys::
+
+    extends: vae                   another recipe by name, or a file beside this one
+    data:    {name: clocks, ...}   arguments of the data module
+    model:   {encoder: {name: conv, ...}, bottleneck: {...}, decoder: {...}, likelihood: {...},
+              beta: 1.0, conditional: false}                       stage 1, or
+    prior:   {name: transformer, ...}                              stage 2
+    train:   {steps: 1000, ...}    arguments of the training loop
+    sample:  {temperature: 1.0, guidance: 1.0}    what `qvae sample` uses unless told otherwise
+    seed:    0
+
+There is no config class for a component: its constructor's signature is the schema. Names are
+resolved by the registry before anything is parsed, so a recipe can import nothing. An unknown key
+is an error, a wrong type is an error, and naming another component drops the old one's arguments.
+"""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvae import registry
+from qvae.errors import UsageError
+from qvae.recipe_files import MODEL_KEYS, PARTS, find_recipe, merge, read_recipe, spell_out
+from qvae.registry import did_you_mean
+from qvae.schema import REQUIRED, RUNTIME, Argument, arguments, check_values
+from qvae.yaml_text import dump_yaml
+
+__all__ = ["Recipe", "dump_recipe", "load_recipe", "normalise_key", "recipe_options"]
+
+SECTIONS = {
+    "model": "qvae.autoencoder:Autoencoder",
+    "train": "qvae.train.settings:TrainSettings",
+    "sample": "qvae.priors.base:Prior.sample",
+}
+"""The signatures behind the sections that are no component."""
+_NOT_IN_RECIPE = {
+    "train": frozenset({"seed", "device"}),
+    "sample": frozenset({"num", "cond", "seed", "generator"}),
+}
+_MODEL_EXTRA = [
+    Argument(name="conditional", annotation=bool, default=False, doc="use the data's conditions."),
+    Argument(name="cond_dim", annotation=int, default=128, doc="width of their features, >= 1."),
+]
+_TOP = ("data", "model", "prior", "train", "sample", "seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A checked recipe, complete with every default.
+
+    Exactly one of ``model`` (stage 1) and ``prior`` (stage 2) is given. Each component is
+    ``{"name": ..., **arguments}``.
+    """
+
+    name: str
+    data: dict[str, Any]
+    model: dict[str, Any] | None
+    prior: dict[str, Any] | None
+    train: dict[str, Any]
+    sample: dict[str, Any]
+    seed: int
+
+    def resolved(self) -> dict[str, Any]:
+        """Return plain lists and dicts that, written as YAML, load as the same recipe."""
+        return {key: _plain(value) for key in _TOP if (value := getattr(self, key)) is not None}
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as YAML, fully resolved.
+
+    Example:
+        >>> recipe = Recipe(name="r", data={"name": "clocks"}, model=None, train={}, sample={},
+        ...                 prior={"name": "transformer", "dim": 64}, seed=0)
+        >>> print(dump_recipe(recipe).splitlines()[0])
+        data:
+    """
+    return dump_yaml(recipe.resolved())
+
+
+def load_recipe(
+    source: str | Path, overrides: Iterable[tuple[str, Any]] = (), *, is_complete: bool = True
+) -> Recipe:
+    """Read a recipe, apply what it extends and the overrides, and check every key and value.
+
+    Args:
+        source: the name of a shipped recipe, a YAML file, or a run folder.
+        overrides: dotted keys and values; ``bottleneck.dim`` is short for
+            ``model.bottleneck.dim``. A later one wins, but names are applied first.
+        is_complete: whether a required value that is missing is an error; else it is None.
+
+    Raises:
+        UsageError: names the file, the dotted key and the rule.
+
+    Example:
+        >>> load_recipe("vqvae", [("bottleneck.codebook_sizee", 8)])
+        Traceback (most recent call last):
+        qvae.errors.UsageError: --model.bottleneck.codebook_sizee: unknown key, did you mean \
+codebook_size?
+    """
+    path = find_recipe(source)
+    name = path.absolute().parent.name if path.name == "recipe.yaml" else path.stem
+    raw = read_recipe(path)
+    pairs = [(normalise_key(key), value) for key, value in overrides]
+    for key, value in sorted(pairs, key=lambda pair: not _is_name(pair[0])):
+        _override(raw, key, value)
+    changed = frozenset(key for key, _ in pairs)
+    checker = _Checker(source=str(source), changed=changed, is_complete=is_complete)
+    return checker.recipe(name, raw)
+
+
+def normalise_key(key: str) -> str:
+    """Return the full dotted key of a full or short one.
+
+    Example:
+        >>> normalise_key("bottleneck.levels"), normalise_key("train.steps")
+        ('model.bottleneck.levels', 'train.steps')
+    """
+    first = key.split(".")[0]
+    if first in _TOP:
+        return key
+    if first in MODEL_KEYS:
+        return f"model.{key}"
+    hint = did_you_mean(first, [*_TOP, *MODEL_KEYS])
+    raise UsageError(f"--{key}: no recipe has a section {first!r}{hint or '; see RECIPE --help'}")
+
+
+def recipe_options(recipe: Recipe) -> list[tuple[str, Argument, Any]]:
+    """List every dotted key of a recipe with its argument and its present value."""
+    values = {key: getattr(recipe, key) for key in _TOP}
+    options = []
+    for path, schema in _schemas(values):
+        section = _at(values, path)
+        options += [(f"{path}.{item.name}", item, section[item.name]) for item in schema]
+    return options
+
+
+def _is_name(key: str) -> bool:
+    parts = key.split(".")
+    return parts[-1] == "name" or parts in (["data"], ["prior"]) or _is_part(parts)
+
+
+def _is_part(parts: list[str]) -> bool:
+    return len(parts) == 2 and parts[0] == "model" and parts[1] in PARTS
+
+
+def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+    parts = key.split(".")
+    if parts[0] in ("model", "prior") and parts[0] not in raw:
+        other = "prior" if parts[0] == "model" else "model"
+        raise UsageError(f"--{key}: this recipe trains a {other}, it has no {parts[0]} section")
+    change: Any = value
+    for part in reversed(parts):
+        change = {part: change}
+    merged = merge(raw, spell_out(change))
+    raw.clear()
+    raw.update(merged)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else deepcopy(value)
+
+
+def _at(values: Mapping[str, Any], path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _schemas(values: Mapping[str, Any]) -> list[tuple[str, list[Argument]]]:
+    """List the dotted path and the schema of each section of a recipe that holds arguments."""
+    paths = ["data"] if values["data"] else []
+    if values["model"] is not None:
+        paths += [f"model.{part}" for part in PARTS]
+    if values["prior"] is not None:
+        paths += ["prior"]
+    found = []
+    for path in paths:
+        component = registry.resolve(path.removeprefix("model."), _at(values, path)["name"])
+        found.append((path, arguments(component)))
+    for section, target in SECTIONS.items():
+        if values[section] is not None:
+            skip = RUNTIME | _NOT_IN_RECIPE.get(section, frozenset())
+            schema = arguments(registry.import_attribute(target), skip=skip)
+            found.append((section, schema + (_MODEL_EXTRA if section == "model" else [])))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checker:
+    """Checks one recipe; knows what to call a key in an error."""
+
+    source: str
+    changed: frozenset[str]
+    """Dotted keys given on the command line."""
+    is_complete: bool
+
+    def where(self, key: str) -> str:
+        return f"--{key}" if key in self.changed else f"{self.source}: {key}"
+
+    def recipe(self, name: str, raw: dict[str, Any]) -> Recipe:
+        for key in raw:
+            if key not in _TOP:
+                hint = did_you_mean(str(key), list(_TOP)) or f"; known: {', '.join(_TOP)}"
+                raise UsageError(f"{self.where(key)}: unknown key{hint}")
+        values = {key: raw.get(key) for key in _TOP}
+        if (values["model"] is None) == (values["prior"] is None):
+            found = "both" if values["model"] is not None else "neither"
+            raise UsageError(f"{self.source}: needs one of model and prior, has {found}")
+        values["data"] = values["data"] or ({"name": "tokens"} if values["prior"] else None)
+        values = {key: self._mapping(key, values[key]) for key in _TOP if key != "seed"}
+        for part in PARTS if values["model"] else ():
+            values["model"][part] = self._mapping(f"model.{part}", values["model"].get(part))
+        for path, schema in _schemas(values):
+            self._check(values, path, schema)
+        return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **values)
+
+    def _mapping(self, path: str, value: Any) -> dict[str, Any] | None:
+        if path in ("model", "prior") and value is None:
+            return None
+        if path in ("train", "sample", "model"):
+            value = value or {}
+        elif not isinstance(value, dict) or "name" not in value:
+            kind = path.removeprefix("model.")
+            known = ", ".join(registry.names(kind))
+            raise UsageError(f"{self.where(path)}: needs a name, one of {known}")
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.where(path)}={value!r}: must be a mapping")
+        if path not in ("train", "sample", "model"):
+            self._resolve(path, value["name"])
+        return dict(value)
+
+    def _resolve(self, path: str, name: Any) -> None:
+        try:
+            registry.resolve(path.removeprefix("model."), name)
+        except UsageError as error:
+            key = path if path in self.changed else f"{path}.name"
+            raise UsageError(f"{self.where(key)}: {error}") from None
+
+    def _check(self, values: dict[str, Any], path: str, schema: list[Argument]) -> None:
+        section = _at(values, path)
+        fixed = {key: section[key] for key in ("name", *PARTS) if key in section}
+        given = {key: value for key, value in section.items() if key not in fixed}
+        if not self.is_complete:
+            required = [a.name for a in schema if a.default is REQUIRED and a.name not in given]
+            schema = [item for item in schema if item.name not in required]
+            fixed |= dict.fromkeys(required)
+        also = PARTS if path == "model" else ()
+
+        def where(key: str) -> str:
+            return self.where(f"{path}.{key}")
+
+        checked = check_values(schema, given, where=where, also=also)
+        section.clear()
+        section.update(fixed | checked)
+
+    def _seed(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UsageError(f"{self.where('seed')}={value!r}: must be a whole number >= 0")
+        return value

@@ -1,0 +1,1 @@
+"""Data: the only code that knows modalities."""

@@ -1,0 +1,120 @@
+"""Clocks with a given time, rendered on the fly: the toy example of the notes, as data."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from qvae.data.base import ArraySplit, DataModule, Split
+from qvae.data.clock_renderer import render_clocks
+from qvae.data.clock_style import sample_styles
+from qvae.data.clock_times import TRAIN_TIMES
+from qvae.types import Condition, DataSpec
+
+__all__ = ["TIME", "Clocks", "clock_hours"]
+
+TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
+"""The condition: hours after twelve, so the period is a turn of the hour hand, a unit of the
+minute hand."""
+
+_VALID_STYLES, _TEST_STYLES = 1_000_003, 2_000_003
+TEST_STYLES_PER_TIME = 4
+
+
+def clock_hours(minutes: np.ndarray, *, mirror: bool = False) -> Float[Tensor, "N 1"]:
+    """Return the condition rows of times in minutes after twelve.
+
+    ``mirror`` gives the time that a mirror would show: 12:00 - t.
+
+    Example:
+        >>> clock_hours(np.array([270.0])).tolist(), clock_hours(np.array([270.0]), mirror=True).tolist()
+        ([[4.5]], [[7.5]])
+    """
+    minutes = np.asarray(minutes, dtype=np.float64)
+    if mirror:
+        minutes = (720 - minutes) % 720
+    return torch.from_numpy((minutes / 60).astype(np.float32))[:, None]
+
+
+class Clocks(DataModule):
+    """Analog clocks, 64x64 RGB, in random styles, with their time as condition.
+
+    Training and validation show the 534 whole-minute times of ``TRAIN_TIMES`` only. The test split
+    shows every one of the 720 times in four fresh styles, style after style.
+
+    Args:
+        size: number of training clocks, each a style of its own, >= 1.
+        valid_size: number of validation clocks, >= 1.
+        seed: of the training styles and times. Validation and test are always the same.
+        mirror: label each clock with the time its mirror image shows. A model that learned from
+            its data must then draw mirrored clocks; one that cheats will not.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    Example:
+        >>> batch = Clocks(size=8).train().batch(np.arange(2))
+        >>> batch.x.shape, batch.cond.shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 1]))
+    """
+
+    spec = DataSpec(shape=(3, 64, 64), conditions=(TIME,), levels=256)
+
+    def __init__(
+        self, *, size: int = 24_000, valid_size: int = 720, seed: int = 0, mirror: bool = False
+    ) -> None:
+        if size < 1 or valid_size < 1:
+            raise ValueError(f"size={size}, valid_size={valid_size}: must be at least 1")
+        self.size, self.valid_size, self.seed, self.mirror = size, valid_size, seed, mirror
+
+    def train(self) -> Split:
+        """Return ``size`` clocks at times of ``TRAIN_TIMES``."""
+        return self._train
+
+    def valid(self) -> Split:
+        """Return fresh styles at times of ``TRAIN_TIMES``: what choices are made on."""
+        return self._valid
+
+    def test(self) -> Split:
+        """Return the 720 times in four fresh styles each."""
+        return self._test
+
+    @cached_property
+    def _train(self) -> Split:
+        return self._split(self._train_times(self.size, self.seed), style_seed=self.seed)
+
+    @cached_property
+    def _valid(self) -> Split:
+        times = self._train_times(self.valid_size, _VALID_STYLES)
+        return self._split(times, style_seed=_VALID_STYLES)
+
+    @cached_property
+    def _test(self) -> Split:
+        times = np.tile(np.arange(720), TEST_STYLES_PER_TIME)
+        return self._split(times, style_seed=_TEST_STYLES)
+
+    @staticmethod
+    def _train_times(num: int, seed: int) -> np.ndarray:
+        return np.random.default_rng([seed, 17]).choice(TRAIN_TIMES, num)
+
+    def _split(self, minutes: np.ndarray, *, style_seed: int) -> ArraySplit:
+        pictures = render_clocks(minutes, sample_styles(len(minutes), seed=style_seed))
+        return ArraySplit(
+            np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+            cond=clock_hours(minutes, mirror=self.mirror).numpy(),
+        )
+
+    def read(self, path: str | Path) -> Float[Tensor, "3 64 64"]:
+        """Read a picture of a clock, scaled to 64x64."""
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+
+    def write(self, x: Float[Tensor, "3 64 64"], path: str | Path) -> None:
+        """Write a picture as PNG."""
+        pixels = (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(pixels).save(path)

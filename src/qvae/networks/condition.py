@@ -1,0 +1,133 @@
+"""What a model may be told, as a vector: categories, numbers and angles, each may be missing."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qvae.types import Condition
+
+__all__ = ["Conditioner"]
+
+_HARMONICS = 8
+_NUMBER_ANGLES = (math.pi / 4, math.pi / 2, math.pi)
+
+
+class Conditioner(nn.Module):
+    """Embed a row of named conditions, NaN meaning "not told".
+
+    Paper: Fourier features, Tancik et al. 2020, arXiv:2006.10739, section 4. Ours differs: fixed
+    harmonics of the period in place of random frequencies, so the features are exactly periodic.
+    Every condition gives fixed features and a flag, 1 where it is not told (its features are then
+    0); a two-layer network turns them all into one vector. So "not told" is learned like a value.
+
+    A ``category`` gives one feature per name; a ``number`` (standardised, as in
+    :class:`~qvae.types.Condition`) itself and three sine/cosine pairs; a ``cyclic`` value v the
+    harmonics 1..8 of its period, and, if the period is a whole number above 1 of a named unit,
+    also the harmonics 1..8 of one unit: ``cyclic(12h)`` yields the angles of both clock hands.
+
+    Shapes: cond [B M] -> [B dim].
+
+    Args:
+        conditions: what the columns of ``cond`` mean, at least one.
+        dim: width of the resulting vector, >= 1.
+
+    Raises:
+        ValueError: if there is no condition, or one is empty or has no period.
+
+    Example:
+        >>> time = Condition(name="time", kind="cyclic", period=12.0, unit="h")
+        >>> told = Conditioner((time,), dim=16)
+        >>> told.feature_dim, told(torch.tensor([[4.5], [float("nan")]])).shape
+        (33, torch.Size([2, 16]))
+    """
+
+    def __init__(self, conditions: tuple[Condition, ...], *, dim: int) -> None:
+        super().__init__()
+        if not conditions:
+            raise ValueError("conditions=(): a Conditioner needs at least one condition")
+        if dim < 1:
+            raise ValueError(f"dim={dim}: the width must be >= 1")
+        for condition in conditions:
+            _check(condition)
+        self.conditions = tuple(conditions)
+        self.dim = dim
+        self.feature_dim = sum(_num_features(condition) + 1 for condition in conditions)
+        self.embed = nn.Sequential(nn.Linear(self.feature_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B dim"]:
+        """Turn rows of raw numbers into vectors."""
+        return self.embed(self.features(cond))
+
+    def features(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B F"]:
+        """Compute the fixed features, condition after condition, each followed by its flag.
+
+        Raises:
+            ValueError: if the number of columns is not that of the conditions, or a category's
+                index is not one of its names.
+        """
+        if cond.shape[-1] != len(self.conditions):
+            names = ", ".join(condition.name for condition in self.conditions)
+            raise ValueError(
+                f"cond has {cond.shape[-1]} columns: it needs {len(self.conditions)} ({names})"
+            )
+        cond = cond.float()  # 2 pi 8 v is not safe in 16 bits
+        parts = []
+        for condition, column in zip(self.conditions, cond.unbind(dim=-1), strict=True):
+            unknown = column.isnan()
+            values = _features(condition, column.masked_fill(unknown, 0.0))
+            parts += [values.masked_fill(unknown[:, None], 0.0), unknown[:, None].to(values.dtype)]
+        return torch.cat(parts, dim=-1)
+
+
+def _check(condition: Condition) -> None:
+    if condition.kind == "category" and not condition.categories:
+        raise ValueError(f"condition {condition.name!r}: a category needs at least one name")
+    if condition.kind == "cyclic" and not condition.period > 0:
+        raise ValueError(
+            f"condition {condition.name!r}: period={condition.period} must be positive"
+        )
+
+
+def _has_unit_harmonics(condition: Condition) -> bool:
+    whole = float(condition.period).is_integer()
+    return bool(condition.unit) and whole and condition.period > 1
+
+
+def _num_features(condition: Condition) -> int:
+    if condition.kind == "category":
+        return len(condition.categories)
+    if condition.kind == "number":
+        return 1 + 2 * len(_NUMBER_ANGLES)
+    return 2 * _HARMONICS * (2 if _has_unit_harmonics(condition) else 1)
+
+
+def _features(condition: Condition, value: Float[Tensor, " B"]) -> Float[Tensor, "B F"]:
+    if condition.kind == "category":
+        return _one_hot(condition, value)
+    if condition.kind == "number":
+        scales = value.new_tensor(_NUMBER_ANGLES)
+        return torch.cat([value[:, None], _sin_cos(value[:, None] * scales)], dim=-1)
+    harmonics = torch.arange(1, _HARMONICS + 1, device=value.device, dtype=value.dtype)
+    turns = [(value / condition.period) % 1.0]
+    if _has_unit_harmonics(condition):
+        turns.append(value % 1.0)
+    return torch.cat([_sin_cos(2 * math.pi * turn[:, None] * harmonics) for turn in turns], dim=-1)
+
+
+def _sin_cos(angles: Float[Tensor, "B H"]) -> Float[Tensor, "B F"]:
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _one_hot(condition: Condition, value: Float[Tensor, " B"]) -> Float[Tensor, "B V"]:
+    num = len(condition.categories)
+    hot = (value[:, None] == torch.arange(num, device=value.device)).to(value.dtype)
+    if not torch.compiler.is_compiling():
+        wrong = value[hot.sum(dim=-1) == 0]
+        if len(wrong):
+            raise ValueError(
+                f"condition {condition.name!r}: index {wrong[0].item():g} is none of the "
+                f"{num} categories 0..{num - 1}"
+            )
+    return hot

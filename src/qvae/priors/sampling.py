@@ -1,0 +1,117 @@
+"""Turn logits into tokens: temperature, top-k, top-p, and one random stream a sample.
+
+Every sample has its own stream of uniform numbers, keyed by (seed, sample index) with the
+counter-based generator Philox ("Parallel random numbers: as easy as 1, 2, 3", SC 2011), and
+number n of the stream decides token n by inversion of the cumulative distribution. So a sample
+is a function of (weights, condition, seed, index), not of the batch around it. One caveat: the
+logits themselves may differ in their last bit between batch sizes, because matrix products
+are summed in another order; a draw that falls within such a rounding (about 1e-7) can differ.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["check_sampler", "filter_logits", "invert", "pick", "uniforms"]
+
+
+def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Draw float64 numbers in [0, 1), ``[num, length]``; row i depends on (seed, i) alone.
+
+    Args:
+        num: rows.
+        length: numbers in a row; a longer row begins with the shorter one.
+        seed: an integer >= 0; or one for each row, which is then row 0 of that seed.
+
+    Raises:
+        ValueError: a negative seed, or another number of seeds than rows.
+
+    Example:
+        >>> bool((uniforms(3, 4, seed=7)[2] == uniforms(5, 4, seed=7)[2]).all())
+        True
+        >>> bool((uniforms(2, 4, seed=[3, 7])[1] == uniforms(1, 4, seed=7)[0]).all())
+        True
+    """
+    if isinstance(seed, (int, np.integer)):
+        keys = [(int(seed), index) for index in range(num)]
+    else:
+        keys = [(int(one), 0) for one in seed]
+        if len(keys) != num:
+            raise ValueError(f"seed has {len(keys)} entries: needs one for each of {num} samples")
+    rows = np.empty((num, length))
+    for row, (one, index) in zip(rows, keys, strict=True):
+        if one < 0:
+            raise ValueError(f"seed={one}: must be >= 0")
+        key = np.array([one % 2**64, index], dtype=np.uint64)
+        bits = np.random.Generator(np.random.Philox(key=key))
+        row[:] = bits.integers(0, 2**32, size=length, dtype=np.uint32)
+    return rows / 2**32
+
+
+def check_sampler(
+    *, num: int, temperature: float, top_k: int | None, top_p: float | None, guidance: float
+) -> None:
+    """Refuse settings of a sampler that mean nothing.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+    """
+    if num < 0:
+        raise ValueError(f"num={num}: must be >= 0")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: must be >= 0 and finite")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: must be >= 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must be in (0, 1]")
+    if not abs(guidance) < float("inf"):
+        raise ValueError(f"guidance={guidance}: must be finite")
+
+
+def filter_logits(logits: Tensor, *, top_k: int | None, top_p: float | None) -> Tensor:
+    """Set the logits that top-k and top-p drop to -inf, ``[B, S] -> [B, S]``.
+
+    Top-p: "The Curious Case of Neural Text Degeneration", arXiv 1904.09751, section 3.1. The
+    digit that crosses the threshold is kept. Of equal logits the lower digit comes first.
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        kept = logits.sort(-1, descending=True, stable=True).indices[..., :top_k]
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
+    if top_p is not None and top_p < 1:
+        ordered, indices = logits.sort(-1, descending=True, stable=True)
+        probs = ordered.softmax(-1)
+        dropped = probs.cumsum(-1) - probs >= top_p
+        dropped[..., 0] = False
+        logits = logits.masked_fill(dropped.scatter(-1, indices, dropped), -torch.inf)
+    return logits
+
+
+def invert(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a digit for each row by inversion: ``[B, S], [B] -> [B]`` int64.
+
+    The digit is the first whose cumulative probability exceeds the uniform number, so that
+    one of probability 0 is never drawn. Sums are in the precision of ``uniform``.
+    """
+    heights = logits.softmax(-1, dtype=torch.float32).cumsum(-1, dtype=uniform.dtype)
+    targets = uniform[:, None] * heights[:, -1:]
+    return torch.searchsorted(heights, targets, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+
+
+def pick(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """Choose a digit for each row: ``[B, S], [B] -> [B]``, arguments as in ``sample``."""
+    if temperature == 0 or top_k == 1:
+        return logits.argmax(-1)
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k is not None or top_p is not None:
+        logits = filter_logits(logits, top_k=top_k, top_p=top_p)
+    return invert(logits, uniform)

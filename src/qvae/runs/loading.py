@@ -1,0 +1,113 @@
+"""Open a run folder: its model, its tokenizer, its recipe and its data."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from qvae.autoencoder import Autoencoder
+from qvae.bottlenecks.base import Quantizer
+from qvae.config import Recipe, load_recipe
+from qvae.data.base import DataModule
+from qvae.data.tokens import TokenData
+from qvae.errors import DataError, FormatError, UsageError
+from qvae.pretrained import load_model
+from qvae.priors.base import Prior
+from qvae.runs.build import build_data
+from qvae.tokenizer import Tokenizer
+from qvae.types import Condition
+
+__all__ = ["Run", "open_run", "open_run_data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run folder (or a model folder) holds, in eval mode on a device."""
+
+    path: Path
+    model: Autoencoder | Prior
+    tokenizer: Tokenizer | None
+    """A prior's, or the model itself where its bottleneck has codes."""
+    recipe: Recipe | None
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the model can be told."""
+        is_prior = isinstance(self.model, Prior)
+        return self.model.conditions if is_prior else self.model.spec.conditions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        is_prior = isinstance(self.model, Prior)
+        return self.model.device if is_prior else next(self.model.parameters()).device
+
+    def require_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer.
+
+        Raises:
+            UsageError: the model has no codes.
+        """
+        if self.tokenizer is None:
+            raise UsageError(
+                f"{self.path}: its bottleneck has no codes; tokens need a quantizer, such as fsq"
+            )
+        return self.tokenizer
+
+
+def open_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
+    """Load the model of a run folder, of a model folder, or of a tokenizer folder.
+
+    Raises:
+        FormatError: there is no model, or it is damaged, or a prior's tokenizer is missing.
+    """
+    path = Path(path)
+    folder = path / "model" if (path / "model").is_dir() else path
+    if not (folder / "config.json").is_file():
+        is_unfinished = (path / "state").is_dir()
+        reason = "its training has not ended; go on with --resume" if is_unfinished else ""
+        raise FormatError(f"{path}: holds no model; {reason or 'give the folder of a run'}")
+    model = load_model(folder, device=device)
+    has_recipe = (path / "recipe.yaml").is_file()
+    run = Run(
+        path=path,
+        model=model,  # type: ignore[arg-type]  # load_model builds these two only
+        tokenizer=None,
+        recipe=load_recipe(path / "recipe.yaml") if has_recipe else None,
+    )
+    if isinstance(model, Autoencoder):
+        is_quantized = isinstance(model.bottleneck, Quantizer)
+        return replace(run, tokenizer=Tokenizer(model) if is_quantized else None)
+    tokenizer = Tokenizer.from_pretrained(path / "tokenizer", device=device)
+    if tokenizer.codebook_sizes != model.codebook_sizes or tokenizer.num_tokens != model.num_tokens:
+        raise FormatError(f"{path / 'tokenizer'}: its tokens are not those of the prior beside it")
+    return replace(run, tokenizer=tokenizer)
+
+
+def open_run_data(run: Run, data: str | Path | None = None) -> DataModule:
+    """Open the data that a run was trained on, or other data in its place.
+
+    Columns are read with the model's own conditions, so that a name means the same number.
+
+    Raises:
+        UsageError: the run has no recipe.
+        DataError: the data cannot be read, or its samples have another shape.
+        FormatError: tokens of another tokenizer.
+    """
+    if run.recipe is None:
+        raise UsageError(f"{run.path}: has no recipe.yaml, so which data it takes is not known")
+    overrides = [("data.path", str(data))] if data is not None else []
+    module = build_data(load_recipe(run.path / "recipe.yaml", overrides))
+    if isinstance(module, TokenData):
+        if run.tokenizer is not None and module.tokenizer_hash != run.tokenizer.hash:
+            raise FormatError(f"{module.path}: tokens of another tokenizer than this run's")
+        return module
+    use_conditions = getattr(module, "use_conditions", None)
+    if use_conditions is not None:
+        use_conditions(run.conditions)
+    if isinstance(run.model, Autoencoder) and module.spec.shape != run.model.spec.shape:
+        raise DataError(
+            f"{run.recipe.data['name'] if data is None else data}: samples have the shape "
+            f"{module.spec.shape}, the model takes {run.model.spec.shape}"
+        )
+    return module

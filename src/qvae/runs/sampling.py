@@ -1,0 +1,127 @@
+"""Make new data with a run: by its prior, by the normal of a VAE, or by counting codes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qvae.autoencoder import Autoencoder
+from qvae.bottlenecks.gaussian import Gaussian
+from qvae.data.base import DataModule
+from qvae.data.conditions import condition_row
+from qvae.errors import DataError, UsageError
+from qvae.priors.base import Prior
+from qvae.priors.unigram import Unigram
+from qvae.runs.loading import Run, open_run_data
+from qvae.runs.tokens import batches_of
+from qvae.tokenizer import Tokenizer
+
+__all__ = ["count_codes", "sample_run"]
+
+_BATCH = 256
+_COUNTED = 4096
+
+
+@torch.no_grad()
+def sample_run(
+    run: Run,
+    *,
+    num: int,
+    cond: Mapping[str, str] | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Float[Tensor, "B *CS"]:
+    """Draw samples; sample i depends on the model, the conditions, the settings and (seed, i).
+
+    Args:
+        run: a prior run, or an autoencoder's. A Gaussian bottleneck is sampled from N(0, 1); a
+            quantizer without a prior from the frequencies of its codes on the training data.
+        num: how many, >= 1.
+        cond: what to tell the model, such as ``{"time": "4:20"}``.
+        seed: >= 0.
+        settings: temperature, top_k, top_p, guidance; what is not named comes from the
+            ``sample`` section of the run's recipe.
+        tell: called with a sentence when something other than a prior is sampled.
+
+    Raises:
+        UsageError: an unknown condition or value, or a model that cannot be sampled.
+    """
+    row = torch.from_numpy(condition_row(run.conditions, cond or {}))
+    rows = row.expand(num, len(row)).to(run.device) if run.conditions else None
+    untold = [item.name for item in run.conditions if item.name not in (cond or {})]
+    if untold:
+        tell(f"not told: {', '.join(untold)}")
+    options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
+    if isinstance(run.model, Prior):
+        return _by_prior(run.model, run.require_tokenizer(), num, rows, seed=seed, **options)
+    if run.tokenizer is not None:
+        tell("this run has no prior: its codes are drawn by how often they occur (unigram)")
+        prior = _unigram(run, run.tokenizer, tell)
+        return _by_prior(prior, run.tokenizer, num, rows, seed=seed, **options)
+    if isinstance(run.model.bottleneck, Gaussian):
+        return _by_normal(run.model, num, rows, seed=seed, **options)
+    raise UsageError(
+        f"{run.path}: its bottleneck has no distribution to draw from; train a VAE (gaussian) or "
+        "a quantizer and a prior"
+    )
+
+
+def _by_prior(
+    prior: Prior, tokenizer: Tokenizer, num: int, cond: Tensor | None, **options: Any
+) -> Tensor:
+    return tokenizer.decode(prior.sample(num, cond, **options), cond).cpu()
+
+
+def _by_normal(
+    model: Autoencoder,
+    num: int,
+    cond: Tensor | None,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    **options: Any,
+) -> Tensor:
+    for name, value in options.items():
+        if value is not None and (name, value) != ("guidance", 1.0):
+            raise UsageError(f"{name}={value}: the normal of a VAE has no such setting")
+    shape = (*model.grid, model.bottleneck.out_dim)
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, num, _BATCH):
+        part = range(start, min(start + _BATCH, num))
+        noise = np.stack(
+            [np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in part]
+        )
+        z = torch.from_numpy(noise).to(device) * temperature
+        told = None if cond is None else cond[part.start : part.stop]
+        parts.append(model.likelihood.mean(model.decode(z, told).float()).cpu())
+    return torch.cat(parts)
+
+
+def _unigram(run: Run, tokenizer: Tokenizer, tell: Callable[[str], None]) -> Unigram:
+    try:
+        return count_codes(tokenizer, open_run_data(run))
+    except (DataError, UsageError) as error:
+        tell(f"the training data cannot be read ({error}); every code is taken as equally frequent")
+        return _blank(tokenizer)
+
+
+def _blank(tokenizer: Tokenizer) -> Unigram:
+    return Unigram(
+        vocab_size=tokenizer.vocab_size,
+        num_tokens=tokenizer.num_tokens,
+        conditions=tokenizer.spec.conditions,
+        codebook_sizes=tokenizer.codebook_sizes,
+    ).to(tokenizer.device)
+
+
+def count_codes(tokenizer: Tokenizer, data: DataModule) -> Unigram:
+    """Count the tokens of the first 4096 training samples, at each position."""
+    prior = _blank(tokenizer)
+    for batch in batches_of(data.train(), label="count codes", most=_COUNTED):
+        prior.count(tokenizer.encode(batch.x, batch.cond).to(tokenizer.device))
+    return prior

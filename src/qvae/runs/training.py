@@ -1,0 +1,122 @@
+"""Train a recipe in a run folder."""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from qvae.config import Recipe
+from qvae.data.base import DataModule
+from qvae.data.tokens import TokenData
+from qvae.errors import FormatError, UsageError
+from qvae.pretrained import save_model
+from qvae.runs.build import build_data, build_model, check_values
+from qvae.tokenizer import Tokenizer
+from qvae.train import TrainResult, fit
+
+__all__ = ["next_run_folder", "train_recipe"]
+
+
+def next_run_folder(name: str, *, root: str | Path = "runs") -> Path:
+    """Return ``runs/<name>-<n>`` with the first n that is not taken.
+
+    Example:
+        >>> next_run_folder("vae", root="/nowhere").name
+        'vae-1'
+    """
+    n = 1
+    while (Path(root) / f"{name}-{n}").exists():
+        n += 1
+    return Path(root) / f"{name}-{n}"
+
+
+def train_recipe(
+    recipe: Recipe,
+    *,
+    run: str | Path,
+    resume: bool = False,
+    init: str | Path | None = None,
+    device: str = "auto",
+    progress: bool | str = True,
+) -> TrainResult:
+    """Train what a recipe says, and leave a run folder that can be used alone.
+
+    The folder ends with ``model/`` and, for a prior, ``tokenizer/``: a copy of the tokenizer
+    whose tokens it learned, its hash compared with the one that the tokens name.
+
+    Args:
+        recipe: what to train, on which data.
+        run: the folder; made if missing, refused if it holds a run and not ``resume``.
+        resume: go on from the newest whole checkpoint.
+        init: a model or run folder to take the first weights from; every name must match.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        progress: as in :func:`qvae.train.fit`.
+
+    Raises:
+        UsageError: an argument breaks its rule, or the folder is in use; nothing is written then.
+        DataError: the data cannot be read.
+        FormatError: initial weights, checkpoints or tokens are of another model.
+        TrainingStopped, Interrupted: as in :func:`qvae.train.fit`.
+    """
+    check_values(recipe, device=device)
+    _check_folders(Path(run), resume, init)
+    data = build_data(recipe)
+    model = build_model(recipe, data)
+    export = partial(_export, tokenizer=_tokenizer_folder(data) if recipe.prior else None)
+    return fit(
+        model,
+        data,
+        run=run,
+        resume=resume,
+        init=init,
+        recipe=recipe.resolved(),
+        export=export,
+        progress=progress,
+        **recipe.train,
+        seed=recipe.seed,
+        device=device,
+    )
+
+
+def _check_folders(run: Path, resume: bool, init: str | Path | None) -> None:
+    """Refuse early what :func:`qvae.train.fit` would refuse after the data was read."""
+    if init is not None and not Path(init).is_dir():
+        raise UsageError(f"init={str(init)!r}: no such folder")
+    holds_step = any((run / "state").glob("step_*")) or (run / "model").exists()
+    if holds_step and not resume:
+        raise UsageError(
+            f"run={str(run)!r} already holds a run; pass --resume to go on or choose another --run"
+        )
+
+
+def _tokenizer_folder(data: DataModule) -> Path:
+    """Return the tokenizer beside the tokens, after comparing its hash with theirs."""
+    assert isinstance(data, TokenData)
+    folder = data.path / "tokenizer"
+    if not folder.is_dir():
+        raise FormatError(f"{folder}: no such folder; tokens from qvae encode have one")
+    found = Tokenizer.from_pretrained(folder).hash
+    if found != data.tokenizer_hash:
+        raise FormatError(
+            f"{folder}: tokenizer {found[:12]} is not {data.tokenizer_hash[:12]}, whose tokens "
+            "these are; encode the data again"
+        )
+    return folder
+
+
+def _export(model: nn.Module, path: Path, *, tokenizer: Path | None) -> None:
+    """Write ``model/`` and, before it, the tokenizer: whoever sees the model can decode."""
+    if tokenizer is not None:
+        copy_folder(tokenizer, path.parent / "tokenizer")
+    save_model(model, path)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder whole or not at all; one that is there is replaced."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)

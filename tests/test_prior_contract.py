@@ -1,0 +1,303 @@
+"""What every prior promises: ranges, streams of random numbers, the loss, and its errors."""
+
+import math
+
+import pytest
+import torch
+
+from qvae.errors import UsageError
+from qvae.priors.base import build_prior, to_digits, token_ranges
+from qvae.priors.sampling import filter_logits, invert, pick, uniforms
+from qvae.types import Batch, Condition
+
+TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
+LABEL = Condition(name="label", kind="category", categories=("a", "b", "c"))
+TINY = {"num_layers": 2, "dim": 16, "num_heads": 2}
+PRIORS = [{"name": "uniform"}, {"name": "unigram"}, {"name": "transformer", **TINY}]
+SIZES = [(7,), (5, 3), (4, 4, 4)]
+
+
+def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL)):
+    prior = build_prior(
+        config,
+        vocab_size=sum(sizes),
+        num_tokens=num_tokens,
+        codebook_sizes=sizes,
+        conditions=conditions,
+    ).eval()
+    for name, parameter in prior.named_parameters():
+        if "norm" not in name:
+            parameter.data.mul_(4)  # far from uniform, so that a mistake shows
+    return prior
+
+
+def random_tokens(prior, num):
+    low, high = prior.low, prior.high
+    return low + (torch.rand(num, prior.num_tokens) * (high - low)).long()
+
+
+@pytest.fixture(params=PRIORS, ids=lambda config: config["name"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def prior(request, config):
+    prior = make(config, request.param)
+    if config["name"] == "unigram":
+        prior.count(random_tokens(prior, 50))
+    return prior
+
+
+COND = torch.tensor([[4.33, 0.0], [math.nan, 2.0], [11.9, math.nan]])
+
+
+def test_samples_are_tokens_of_their_positions(prior):
+    tokens = prior.sample(200, seed=1)
+    assert tokens.shape == (200, prior.num_tokens) and tokens.dtype == torch.int64
+    assert ((tokens >= prior.low) & (tokens < prior.high)).all()
+    assert not tokens.is_inference()
+
+
+def test_log_probs_are_a_distribution_over_the_position_s_codebook(prior):
+    log_probs = prior.log_probs(random_tokens(prior, 3), COND)
+    assert log_probs.shape == (3, prior.num_tokens, max(prior.codebook_sizes))
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3, prior.num_tokens))
+    digits = torch.arange(max(prior.codebook_sizes))
+    is_short = digits >= (prior.high - prior.low)[:, None]
+    assert (log_probs[:, is_short] == -math.inf).all()
+    assert torch.isfinite(log_probs[:, ~is_short]).all()
+
+
+def test_nll_is_the_sum_of_log_probs(prior):
+    tokens = random_tokens(prior, 3)
+    log_probs = prior.log_probs(tokens, COND)
+    oracle = [
+        -sum(float(log_probs[b, n, tokens[b, n] - prior.low[n]]) for n in range(prior.num_tokens))
+        for b in range(3)
+    ]
+    torch.testing.assert_close(prior.nll(tokens, COND), torch.tensor(oracle))
+
+
+def test_forward_is_the_mean_nll(prior):
+    tokens = random_tokens(prior, 3)
+    loss = prior(Batch(x=tokens, cond=COND))
+    torch.testing.assert_close(loss.nll, prior.nll(tokens, COND))
+    torch.testing.assert_close(loss.total, loss.nll.mean())
+    assert loss.rate.tolist() == loss.penalty.tolist() == [0.0] * 3
+    per_token = float(loss.nll.mean()) / prior.num_tokens
+    assert float(loss.metrics["nats_per_token"]) == pytest.approx(per_token)
+    assert float(loss.metrics["bits_per_token"]) == pytest.approx(per_token / math.log(2))
+    assert 0 <= float(loss.metrics["accuracy"]) <= 1
+    assert not any(value.requires_grad for value in loss.metrics.values())
+
+
+def test_frequencies_of_samples_match_the_first_position_s_probabilities(prior):
+    tokens = prior.sample(4000, COND[0], seed=3)
+    probs = prior.log_probs(tokens[:1], COND[:1])[0, 0].exp()
+    found = torch.bincount(tokens[:, 0] - prior.low[0], minlength=len(probs)) / 4000
+    assert (found - probs).abs().max() < 0.03
+
+
+def test_a_sample_does_not_depend_on_the_batch_around_it(prior):
+    together = prior.sample(3, COND, seed=[5, 6, 7])
+    alone = torch.cat([prior.sample(1, COND[i], seed=5 + i) for i in range(3)])
+    assert torch.equal(together, alone)
+    assert torch.equal(prior.sample(9, seed=5)[:4], prior.sample(4, seed=5))
+    assert not torch.equal(prior.sample(9, seed=5), prior.sample(9, seed=6))
+
+
+def test_a_generator_gives_the_seed(prior):
+    draws = [prior.sample(2, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_sampling_leaves_the_global_random_state_and_the_weights_alone(prior):
+    state, weights = torch.get_rng_state(), {k: v.clone() for k, v in prior.state_dict().items()}
+    prior.sample(2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(weights[k], v) for k, v in prior.state_dict().items())
+
+
+def test_no_samples(prior):
+    assert prior.sample(0).shape == (0, prior.num_tokens)
+
+
+def test_not_told_is_nan(prior):
+    tokens = random_tokens(prior, 2)
+    nan = torch.full((2, 2), math.nan)
+    assert torch.equal(prior.nll(tokens), prior.nll(tokens, nan))
+    assert torch.equal(prior.sample(2), prior.sample(2, nan))
+
+
+def test_temperature_zero_and_top_k_one_take_the_best(prior):
+    greedy = prior.sample(2, COND[:2], temperature=0)
+    assert torch.equal(greedy, prior.sample(2, COND[:2], top_k=1, seed=9))
+    assert torch.equal(greedy, prior.sample(2, COND[:2], temperature=1e-6, seed=9))
+    digits = prior.log_probs(greedy, COND[:2]).argmax(-1)
+    assert torch.equal(greedy, digits + prior.low)
+
+
+@pytest.mark.parametrize(
+    ("token", "where"), [(-1, 0), (5, 4), (4, 5), (8, 11)], ids=lambda value: str(value)
+)
+def test_a_token_of_another_codebook_is_named(config, token, where):
+    prior = make(config)
+    tokens = prior.low.expand(2, -1).clone()
+    tokens[1, where] = token
+    with pytest.raises(ValueError, match=f"token {token} at position {where} of row 1"):
+        prior.nll(tokens)
+    with pytest.raises(ValueError, match=f"token {token} at position {where} of row 1"):
+        prior(Batch(x=tokens))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"guidance": math.inf}, "guidance=inf"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": [1]}, "1 entries"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_means_nothing_is_refused(config, arguments, text):
+    with pytest.raises(ValueError, match=text):
+        make(config).sample(2, **arguments)
+
+
+def test_shapes_are_checked(config):
+    prior = make(config)
+    with pytest.raises(ValueError, match=r"needs \[B, 12\]"):
+        prior.nll(torch.zeros(2, 11, dtype=torch.long))
+    with pytest.raises(ValueError, match="must be integers"):
+        prior.nll(torch.zeros(2, 12))
+    with pytest.raises(ValueError, match="a column for each of"):
+        prior.nll(random_tokens(prior, 2), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="num=-1"):
+        prior.sample(-1)
+
+
+def test_tokens_may_be_of_any_integer_type(config):
+    prior = make(config)
+    tokens = random_tokens(prior, 2)
+    assert torch.equal(prior.nll(tokens), prior.nll(tokens.to(torch.uint16)))
+    assert torch.equal(prior.nll(tokens), prior(Batch(x=tokens.int())).nll)
+
+
+def test_build_prior_keeps_the_recipe_and_explains_mistakes():
+    assert make(PRIORS[2]).config == PRIORS[2]
+    for config, text in [
+        ({}, "needs a name"),
+        ({"name": "transfromer"}, "did you mean transformer"),
+        ({"name": "transformer", "num_layer": 2}, "did you mean num_layers"),
+        ({"name": "transformer", "vocab_size": 2}, "prior.vocab_size"),
+    ]:
+        with pytest.raises(UsageError, match=text):
+            make(config)
+    for arguments in [{"sizes": (5, 0)}, {"num_tokens": 11}, {"num_tokens": 0}]:
+        with pytest.raises(ValueError, match="codebook"):
+            make(PRIORS[0], **arguments)
+    with pytest.raises(ValueError, match="vocab_size=9"):
+        build_prior(PRIORS[0], vocab_size=9, num_tokens=2, codebook_sizes=(5, 3))
+
+
+def test_ranges():
+    low, high = token_ranges((4, 2), 6)
+    assert low.tolist() == [0, 4, 0, 4, 0, 4] and high.tolist() == [4, 6] * 3
+    tokens = torch.tensor([[3, 5, 0, 4, 1, 4]])
+    assert to_digits(tokens, low, high).tolist() == [[3, 1, 0, 0, 1, 0]]
+
+
+# -- sampling --
+
+
+def test_streams_have_prefixes_and_are_uniform():
+    numbers = uniforms(200, 50, seed=0)
+    assert (numbers[:7, :20] == uniforms(7, 20, seed=0)).all()
+    assert numbers.min() >= 0 and numbers.max() < 1 and abs(numbers.mean() - 0.5) < 0.01
+    assert len({row.tobytes() for row in numbers}) == 200
+    assert abs((numbers[:-1] * numbers[1:]).mean() - 0.25) < 0.01
+
+
+def test_invert_draws_the_first_digit_above_the_number():
+    logits = torch.tensor([0.1, 0.0, 0.6, 0.3, 0.0]).log()
+    numbers = torch.tensor([0.0, 0.0999, 0.1001, 0.69, 0.701, 1 - 2**-32], dtype=torch.float64)
+    assert invert(logits.expand(6, -1), numbers).tolist() == [0, 0, 2, 2, 3, 3]
+    assert invert(torch.tensor([[-math.inf, 0.0]]), torch.zeros(1).double()).tolist() == [1]
+
+
+def test_filters_keep_what_they_should():
+    logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
+
+    def kept(**filters):
+        filters = {"top_k": None, "top_p": None, **filters}
+        return torch.isfinite(filter_logits(logits, **filters))[0].nonzero().flatten().tolist()
+
+    assert kept(top_k=2) == [1, 2] and kept(top_k=9) == kept(top_p=1.0) == [0, 1, 2, 3]
+    assert kept(top_p=0.39) == [1] and kept(top_p=0.5) == [1, 2] and kept(top_p=1e-9) == [1]
+    assert kept(top_k=2, top_p=0.6) == [1, 2]
+    ties = torch.zeros(1, 4)
+    assert torch.isfinite(filter_logits(ties, top_k=2, top_p=None))[0].tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_temperature_divides_the_logits():
+    logits = torch.tensor([[0.0, 1.0]]).expand(4000, -1)
+    numbers = torch.rand(4000, dtype=torch.float64)
+    share = pick(logits, numbers, temperature=0.5).float().mean()
+    assert abs(share - 1 / (1 + math.exp(-2))) < 0.02
+
+
+# -- the two that only count --
+
+
+def test_uniform_is_n_ln_v():
+    nll = make({"name": "uniform"}, sizes=(5, 3)).nll(torch.tensor([[0, 5] * 6]))
+    assert float(nll) == pytest.approx(6 * math.log(5) + 6 * math.log(3))
+
+
+class Split:
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def batch(self, indices):
+        return Batch(x=self.tokens[torch.from_numpy(indices)])
+
+
+def test_unigram_counts():
+    from qvae.priors.unigram import fit_unigram
+
+    tokens = torch.tensor([[0, 4, 0, 5], [1, 4, 0, 5], [1, 4, 0, 5]])
+    prior = fit_unigram(Split(tokens), codebook_sizes=(4, 3), num_tokens=4, smoothing=2.0)
+    assert prior.config["name"] == "unigram"
+    table = prior.table().exp()
+    shared = torch.tensor([5.0, 3.0, 1.0, 1.0]) / 10  # 4 + 1, 2 + 1 and two never seen, add-one
+    expected = (torch.tensor([1.0, 2.0, 0.0, 0.0]) + 2 * shared) / (3 + 2)
+    torch.testing.assert_close(table[0], expected)
+    other = fit_unigram(
+        Split(tokens), codebook_sizes=(4, 3), num_tokens=4, is_per_position=False
+    )
+    torch.testing.assert_close(other.table().exp()[2], shared)
+    with pytest.raises(ValueError, match="smoothing=0"):
+        make({"name": "unigram", "smoothing": 0.0})
+    with pytest.raises(ValueError, match="token 6 at position 0"):
+        prior.count(torch.tensor([[6, 4, 0, 5]]))
+
+
+def test_an_unfitted_unigram_is_uniform():
+    tokens = torch.tensor([[0, 5] * 6])
+    uniform, unigram = make({"name": "uniform"}), make({"name": "unigram"})
+    torch.testing.assert_close(uniform.nll(tokens), unigram.nll(tokens))

@@ -1,0 +1,381 @@
+"""A checkpoint is old or new, never half; the newest is the one whose hashes hold."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qvae.errors import FormatError, TrainingStopped
+from qvae.train.checkpoint import (
+    CheckpointError,
+    clear_leftovers,
+    latest_checkpoint,
+    prune,
+    save_checkpoint,
+    saved_steps,
+)
+from train_toy import fork, forked, wait
+
+CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "stat")
+
+
+def parts(step: int, num: int = 1000) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        "model": {"weight": torch.full((num,), float(step)), "count": torch.tensor(step)},
+        "average": {"weight": torch.full((7, 3), float(step), dtype=torch.bfloat16)},
+    }
+
+
+def save(state: Path, step: int, num: int = 1000) -> None:
+    save_checkpoint(state, step=step, parts=parts(step, num), facts={"step": step})
+    prune(state, keep=2)
+
+
+def loads(state: Path) -> int:
+    """The newest step, after checking that everything in it is of that step."""
+    found = latest_checkpoint(state)
+    assert found is not None
+    assert found.facts == {"step": found.step}
+    for part, tensors in parts(found.step).items():
+        read = found.tensors(part)
+        assert sorted(read) == sorted(tensors)
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            assert (read[name] == tensor).all()
+    return found.step
+
+
+def test_round_trip_of_every_type(tmp_path):
+    tensors = {
+        "f64": torch.randn(3, 2, dtype=torch.float64),
+        "transposed": torch.randn(3, 2).T,
+        "channels_last": torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+        "bf16": torch.randn(5).bfloat16(),
+        "half": torch.randn(5).half(),
+        "bool": torch.tensor([True, False, True]),
+        "long": torch.tensor(2**40),
+        "empty": torch.zeros(0, 4),
+        "byte": torch.arange(7, dtype=torch.uint8),
+    }
+    tensors["tied"] = tensors["f64"]
+    path = save_checkpoint(tmp_path, step=3, parts={"model": tensors}, facts={})
+    read = load_file(path / "model.safetensors")
+    assert sorted(read) == sorted(tensors)
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
+
+
+@pytest.mark.parametrize("how", ["before", "after", "half a write"])
+def test_a_crash_at_any_call_of_the_system_leaves_the_old_or_the_new(tmp_path, monkeypatch, how):
+    """With three checkpoints there, so that pruning runs as well."""
+
+    def run(state: Path, dies_at: int) -> int:
+        count = 0
+
+        def instrument(name):
+            real = getattr(os, name)
+
+            def call(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == dies_at:
+                    if how == "after":
+                        real(*args, **kwargs)
+                    if how == "half a write" and name == "write":
+                        real(args[0], args[1][: len(args[1]) // 2])
+                    os._exit(7)
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(os, name, call)
+
+        for name in CALLS:
+            instrument(name)
+        save(state, 12)
+        return count
+
+    outcomes = []
+    for dies_at in range(1, 200):
+        state = tmp_path / str(dies_at)
+        for step in (9, 10, 11):
+            save_checkpoint(state, step=step, parts=parts(step), facts={"step": step})
+        code = forked(lambda state=state, dies_at=dies_at: run(state, dies_at))
+        outcomes.append((code, loads(state)))
+        clear_leftovers(state)
+        assert all(path.name.startswith("step_") for path in state.iterdir())
+        if code == 0:
+            break
+    codes, steps = zip(*outcomes, strict=True)
+    assert codes == (7,) * (len(codes) - 1) + (0,)
+    assert len(codes) > 30
+    assert steps == tuple(sorted(steps)) and set(steps) == {11, 12}
+    assert [step for step, _ in saved_steps(state)] == [12, 11]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_an_error_at_any_call_keeps_the_old_and_leaves_nothing(tmp_path, monkeypatch, number):
+    save(tmp_path, 1)
+    num_failures = 0
+    for fails_at in range(1, 40):
+        count = 0
+        with monkeypatch.context() as patch:
+            for name in ("open", "write", "fsync", "mkdir", "rename"):
+                real = getattr(os, name)
+
+                def call(*args, real=real, fails_at=fails_at, **kwargs):
+                    nonlocal count
+                    count += 1
+                    if count == fails_at:
+                        raise OSError(number, os.strerror(number))
+                    return real(*args, **kwargs)
+
+                patch.setattr(os, name, call)
+            try:
+                save_checkpoint(tmp_path, step=2, parts=parts(2), facts={"step": 2})
+                break
+            except CheckpointError as error:
+                num_failures += 1
+                assert error.errno == number and error.exit_code == 5
+                assert isinstance(error, OSError | TrainingStopped)
+                assert os.strerror(number) in str(error)
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert left in (["step_00000001"], ["step_00000001", "step_00000002"])
+        assert loads(tmp_path) == len(left)
+        shutil.rmtree(tmp_path / "step_00000002", ignore_errors=True)
+    assert num_failures >= 10
+
+
+def test_a_full_disk(tmp_path):
+    """RLIMIT_FSIZE stands for it: writes fail where the file would grow beyond."""
+    save(tmp_path, 1)
+    messages = tmp_path / "messages"
+
+    def child(limit: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            save(tmp_path, 2, num=100_000)
+        except CheckpointError as error:
+            messages.write_text(str(error))
+            raise
+
+    for limit in (300, 1000, 4096, 10_000, 50_000, 100_000, 200_000, 300_000, 399_000, 400_000):
+        assert forked(lambda limit=limit: child(limit)) == 5
+        assert "it needs 0.4 MB" in messages.read_text()
+        assert "step 1 is kept" in messages.read_text()
+        assert [path.name for path in tmp_path.glob("*step*")] == ["step_00000001"]
+        assert loads(tmp_path) == 1
+
+
+def test_order_of_writing(tmp_path, monkeypatch):
+    """Files, then the manifest, then the folder, then the rename, then the parent."""
+    events = []
+    opened: dict[int, str] = {}
+    real_open, real_fsync, real_rename = os.open, os.fsync, os.rename
+
+    def open_(path, *args, **kwargs):
+        handle = real_open(path, *args, **kwargs)
+        opened[handle] = Path(path).name
+        return handle
+
+    def fsync(handle):
+        real_fsync(handle)
+        events.append(opened[handle])
+
+    def rename(old, new, **kwargs):
+        real_rename(old, new, **kwargs)
+        events.append(f"-> {Path(new).name}")
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    (tmp_path / "state").mkdir()
+    save_checkpoint(tmp_path / "state", step=5, parts=parts(5), facts={})
+    assert events == [
+        "model.safetensors",
+        "average.safetensors",
+        "state.json",
+        ".saving_step_00000005",
+        "-> step_00000005",
+        "state",
+    ]
+
+
+def broken(path: Path, how: str) -> None:
+    file = path / "model.safetensors"
+    manifest = path / "state.json"
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif how == "flipped":
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 4
+        file.write_bytes(bytes(data))
+    elif how == "gone":
+        file.unlink()
+    elif how == "no manifest":
+        manifest.unlink()
+    elif how == "empty manifest":
+        manifest.write_text("")
+    elif how == "edited manifest":
+        manifest.write_text(manifest.read_text().replace('"step": ', '"step": 1'))
+    elif how == "no files":
+        shutil.rmtree(path)
+        path.mkdir()
+    elif how == "renamed":
+        path.rename(path.with_name(f"{path.name}9"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut",
+        "flipped",
+        "gone",
+        "no manifest",
+        "empty manifest",
+        "edited manifest",
+        "no files",
+        "renamed",
+    ],
+)
+def test_a_broken_newest_is_passed_over_and_named(tmp_path, caplog, how):
+    for step in (9, 10):
+        save(tmp_path, step)
+    broken(tmp_path / "step_00000010", how)
+    assert loads(tmp_path) == 9
+    assert "passed over" in caplog.text
+    broken(tmp_path / "step_00000009", how)
+    with pytest.raises(FormatError, match="none of its 2 checkpoints is whole"):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], None),
+        ([9999, 10000], 10000),
+        ([99_999_999, 100_000_000], 100_000_000),
+        ([7], 7),
+    ],
+)
+def test_newest_is_the_highest_number(tmp_path, names, expected):
+    for step in names:
+        save(tmp_path, step)
+    for i, path in enumerate(sorted(tmp_path.iterdir(), reverse=True)):
+        os.utime(path, (i, i))  # the clock says the contrary
+    found = latest_checkpoint(tmp_path)
+    assert (found.step if found else None) == expected
+
+
+def test_strays_are_no_checkpoints(tmp_path):
+    save(tmp_path, 3)
+    for name in ("step_9", "step_00000012.tmp", ".saving_step_00000013", "step_x", "step_-4"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_00000050").write_text("a file")
+    shutil.copytree(tmp_path / "step_00000003", tmp_path / ".removing_step_00000014")
+    assert [step for step, _ in saved_steps(tmp_path)] == [9, 3]
+    assert loads(tmp_path) == 3
+    clear_leftovers(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert (tmp_path / "step_00000012.tmp").exists()  # not ours, not touched
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_name_without_zeros_is_read_by_its_number(tmp_path):
+    save(tmp_path, 10)
+    save(tmp_path, 9)
+    (tmp_path / "step_00000009").rename(tmp_path / "step_9")
+    (tmp_path / "step_00000010").rename(tmp_path / "step_10")
+    assert loads(tmp_path) == 10
+
+
+def test_a_newer_release_is_not_passed_over(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    manifest = tmp_path / "step_00000002/state.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format_version": 2}))
+    with pytest.raises(FormatError, match="format_version=2, this release reads up to 1; upgrade"):
+        latest_checkpoint(tmp_path)
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    generator = torch.Generator().manual_seed(0)
+    for path in sorted((tmp_path / "step_00000002").iterdir()):
+        whole = path.read_bytes()
+        for position in torch.randint(0, len(whole) * 8, (20,), generator=generator).tolist():
+            data = bytearray(whole)
+            data[position // 8] ^= 1 << position % 8
+            path.write_bytes(bytes(data))
+            try:
+                assert loads(tmp_path) == 1
+            except FormatError as error:  # the version's own digit
+                assert "upgrade" in str(error)
+        path.write_bytes(whole)
+    assert loads(tmp_path) == 2
+
+
+def test_pruning_counts_whole_ones_only(tmp_path):
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, step=step, parts=parts(step), facts={"step": step})
+    broken(tmp_path / "step_00000004", "cut")
+    broken(tmp_path / "step_00000003", "gone")
+    prune(tmp_path, keep=2)
+    assert [step for step, _ in saved_steps(tmp_path)] == [4, 3, 2, 1]
+    prune(tmp_path, keep=1)
+    assert [step for step, _ in saved_steps(tmp_path)] == [4, 3, 2]
+
+
+def test_a_broken_one_is_written_anew_and_a_whole_one_kept(tmp_path):
+    save(tmp_path, 2)
+    broken(tmp_path / "step_00000002", "cut")
+    save(tmp_path, 2)
+    assert loads(tmp_path) == 2
+    before = (tmp_path / "step_00000002").stat().st_ino
+    save(tmp_path, 2)
+    assert (tmp_path / "step_00000002").stat().st_ino == before
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_modes_are_those_of_any_file(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        save(tmp_path / "state", 1)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "state/step_00000001").iterdir():
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_kills_at_random_times(tmp_path):
+    """A child saves without end; whatever it said it had saved is there."""
+    last = 0
+    for kill in range(12):
+        read, write = os.pipe()
+
+        def child(write=write, last=last):
+            for step in range(last + 1, 10_000):
+                save(tmp_path, step, num=1000)
+                os.write(write, b".")
+
+        pid = fork(child)
+        os.close(write)
+        acknowledged = len(os.read(read, 1))
+        for _ in range(kill * 7 % 23):
+            acknowledged += len(os.read(read, 1))
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        while more := os.read(read, 1000):
+            acknowledged += len(more)
+        os.close(read)
+        found = loads(tmp_path)
+        assert found in (last + acknowledged, last + acknowledged + 1)
+        clear_leftovers(tmp_path)
+        last = found
