@@ -92,6 +92,8 @@ def test_noisy_clocks_are_read(clocks):
     reading = read_clocks(_noisy(clocks[:720], 0.1))
     assert _error(reading, TIMES[:720]).max() <= 0.5
     assert np.median(reading.ghost) <= 0.1
+    noisier = read_clocks(_noisy(clocks[:720], 0.2))
+    assert np.mean(_error(noisier, TIMES[:720]) <= 1) >= 0.99
 
 
 def test_reading_does_not_depend_on_the_batch(clocks, clean):

@@ -89,7 +89,7 @@ def test_hour_hand_moves_continuously():
     bare = plain.take(np.flatnonzero((plain.tick_count == 0) & (plain.numeral_count == 0))[:1])
 
     gone = ("minute_length", "minute_width", "minute_tail", "hour_tail", "hub_radius")
-    alone = dataclasses.replace(bare, **{name: 0 * bare.radius for name in gone})
+    alone = dataclasses.replace(bare, **dict.fromkeys(gone, 0 * bare.radius))
 
     def hour_hand(minutes):  # its angle, from the centroid of its ink
         picture = render_clocks(np.array([minutes]), alone)[0] / 255

@@ -29,7 +29,8 @@ def strange_tree(path: Path) -> list[bytes]:
     folder_of(path, [".hidden.png", ".git/c.png"])
     (path / "sub" / "note.txt").write_text("no image")
     os.symlink(path, path / "sub" / "loop")
-    os.symlink(path / "sub", path / "aa")  # found before sub, which must stay its name
+    for name in ("aa", "bb", "yy", "zz", "ö/aa", "ö/zz"):
+        os.symlink(path / "sub", path / name)  # wherever it is met, sub stays the name
     os.symlink(path / "nowhere.png", path / "dangling.png")
     os.mkfifo(path / "pipe.png")
     outside = folder_of(path.parent / "outside", ["z.png"])
@@ -82,4 +83,8 @@ def test_names_that_are_not_utf8_can_be_in_the_metadata(tmp_path):
     os.rename(tmp_path / "b.png", os.fsencode(tmp_path) + b"/\xe9.png")
     folder_of(tmp_path, ["a.png", "b.png"])
     (tmp_path / "metadata.csv").write_bytes(b"file,n\na.png,1\n\xe9.png,2\nb.png,3\n")
-    assert len(all_names(Images(tmp_path, cond="n"))) == 3
+    data = Images(tmp_path, cond="n")
+    assert len(all_names(data)) == 3
+    # A category that is not UTF-8 must still fit into a model's JSON.
+    (tmp_path / "metadata.csv").write_bytes(b"file,n\na.png,\xe9\n\xe9.png,\xe9\nb.png,\xe9\n")
+    assert Images(tmp_path, cond="n").spec.conditions[0].categories == ("\\xe9",)

@@ -152,7 +152,8 @@ def test_metadata_in_split_folders_is_read_beside_its_images(tmp_path):
         )
     data = Images(tmp_path, cond="n:cyclic(10)")
     assert [cond[0] for _, _, cond in everything(data)] == [3, 8, 1, 6, 2, 7]
-    assert len(data.valid()) == 2
+    assert data.valid().names == ["validation/a.png", "validation/b.png"]
+    assert data.test().names == ["test/a.png", "test/b.png"]
 
 
 def damage(path: Path) -> dict[str, str]:

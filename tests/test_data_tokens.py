@@ -175,6 +175,7 @@ def test_an_interruption_leaves_nothing_under_the_real_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork, Python 3.12+
 def test_a_killed_writer_leaves_nothing_under_the_real_name(tmp_path):
     child = os.fork()
     if child == 0:

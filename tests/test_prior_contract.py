@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from qvae.data.base import Split
 from qvae.errors import UsageError
 from qvae.priors.base import build_prior, to_digits, token_ranges
 from qvae.priors.sampling import filter_logits, invert, pick, uniforms
+from qvae.priors.uniform import Uniform
+from qvae.priors.unigram import fit_unigram
 from qvae.types import Batch, Condition
 
 TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
@@ -15,6 +18,15 @@ LABEL = Condition(name="label", kind="category", categories=("a", "b", "c"))
 TINY = {"num_layers": 2, "dim": 16, "num_heads": 2}
 PRIORS = [{"name": "uniform"}, {"name": "unigram"}, {"name": "transformer", **TINY}]
 SIZES = [(7,), (5, 3), (4, 4, 4)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tensors are tiny here: a second thread costs more than it gives, most of all under load."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL)):
@@ -53,8 +65,8 @@ COND = torch.tensor([[4.33, 0.0], [math.nan, 2.0], [11.9, math.nan]])
 
 
 def test_samples_are_tokens_of_their_positions(prior):
-    tokens = prior.sample(200, seed=1)
-    assert tokens.shape == (200, prior.num_tokens) and tokens.dtype == torch.int64
+    tokens = prior.sample(100, seed=1)
+    assert tokens.shape == (100, prior.num_tokens) and tokens.dtype == torch.int64
     assert ((tokens >= prior.low) & (tokens < prior.high)).all()
     assert not tokens.is_inference()
 
@@ -72,7 +84,7 @@ def test_log_probs_are_a_distribution_over_the_position_s_codebook(prior):
 
 def test_nll_is_the_sum_of_log_probs(prior):
     tokens = random_tokens(prior, 3)
-    log_probs = prior.log_probs(tokens, COND)
+    log_probs = prior.log_probs(tokens, COND).detach()
     oracle = [
         -sum(float(log_probs[b, n, tokens[b, n] - prior.low[n]]) for n in range(prior.num_tokens))
         for b in range(3)
@@ -86,7 +98,7 @@ def test_forward_is_the_mean_nll(prior):
     torch.testing.assert_close(loss.nll, prior.nll(tokens, COND))
     torch.testing.assert_close(loss.total, loss.nll.mean())
     assert loss.rate.tolist() == loss.penalty.tolist() == [0.0] * 3
-    per_token = float(loss.nll.mean()) / prior.num_tokens
+    per_token = float(loss.nll.detach().mean()) / prior.num_tokens
     assert float(loss.metrics["nats_per_token"]) == pytest.approx(per_token)
     assert float(loss.metrics["bits_per_token"]) == pytest.approx(per_token / math.log(2))
     assert 0 <= float(loss.metrics["accuracy"]) <= 1
@@ -94,10 +106,10 @@ def test_forward_is_the_mean_nll(prior):
 
 
 def test_frequencies_of_samples_match_the_first_position_s_probabilities(prior):
-    tokens = prior.sample(4000, COND[0], seed=3)
+    tokens = prior.sample(2000, COND[0], seed=3)
     probs = prior.log_probs(tokens[:1], COND[:1])[0, 0].exp()
-    found = torch.bincount(tokens[:, 0] - prior.low[0], minlength=len(probs)) / 4000
-    assert (found - probs).abs().max() < 0.03
+    found = torch.bincount(tokens[:, 0] - prior.low[0], minlength=len(probs)) / 2000
+    assert (found - probs).abs().max() < 0.04
 
 
 def test_a_sample_does_not_depend_on_the_batch_around_it(prior):
@@ -132,9 +144,10 @@ def test_not_told_is_nan(prior):
 
 
 def test_temperature_zero_and_top_k_one_take_the_best(prior):
-    greedy = prior.sample(2, COND[:2], temperature=0)
+    greedy = prior.sample(2, COND[:2], temperature=0.0)
     assert torch.equal(greedy, prior.sample(2, COND[:2], top_k=1, seed=9))
-    assert torch.equal(greedy, prior.sample(2, COND[:2], temperature=1e-6, seed=9))
+    if not isinstance(prior, Uniform):  # where all are equally probable there is no best
+        assert torch.equal(greedy, prior.sample(2, COND[:2], temperature=1e-6, seed=9))
     digits = prior.log_probs(greedy, COND[:2]).argmax(-1)
     assert torch.equal(greedy, digits + prior.low)
 
@@ -266,7 +279,7 @@ def test_uniform_is_n_ln_v():
     assert float(nll) == pytest.approx(6 * math.log(5) + 6 * math.log(3))
 
 
-class Split:
+class Tokens(Split):
     def __init__(self, tokens):
         self.tokens = tokens
 
@@ -278,18 +291,14 @@ class Split:
 
 
 def test_unigram_counts():
-    from qvae.priors.unigram import fit_unigram
-
     tokens = torch.tensor([[0, 4, 0, 5], [1, 4, 0, 5], [1, 4, 0, 5]])
-    prior = fit_unigram(Split(tokens), codebook_sizes=(4, 3), num_tokens=4, smoothing=2.0)
+    prior = fit_unigram(Tokens(tokens), codebook_sizes=(4, 3), num_tokens=4, smoothing=2.0)
     assert prior.config["name"] == "unigram"
     table = prior.table().exp()
     shared = torch.tensor([5.0, 3.0, 1.0, 1.0]) / 10  # 4 + 1, 2 + 1 and two never seen, add-one
     expected = (torch.tensor([1.0, 2.0, 0.0, 0.0]) + 2 * shared) / (3 + 2)
     torch.testing.assert_close(table[0], expected)
-    other = fit_unigram(
-        Split(tokens), codebook_sizes=(4, 3), num_tokens=4, is_per_position=False
-    )
+    other = fit_unigram(Tokens(tokens), codebook_sizes=(4, 3), num_tokens=4, is_per_position=False)
     torch.testing.assert_close(other.table().exp()[2], shared)
     with pytest.raises(ValueError, match="smoothing=0"):
         make({"name": "unigram", "smoothing": 0.0})

@@ -23,7 +23,7 @@ from qvae.train.checkpoint import (
 )
 from train_toy import fork, forked, wait
 
-CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "stat")
+CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 
 
 def parts(step: int, num: int = 1000) -> dict[str, dict[str, torch.Tensor]]:
@@ -72,7 +72,7 @@ def test_round_trip_of_every_type(tmp_path):
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
 
 
-@pytest.mark.parametrize("how", ["before", "after", "half a write"])
+@pytest.mark.parametrize("how", ["half of it", "after it"])
 def test_a_crash_at_any_call_of_the_system_leaves_the_old_or_the_new(tmp_path, monkeypatch, how):
     """With three checkpoints there, so that pruning runs as well."""
 
@@ -86,11 +86,13 @@ def test_a_crash_at_any_call_of_the_system_leaves_the_old_or_the_new(tmp_path, m
                 nonlocal count
                 count += 1
                 if count == dies_at:
-                    if how == "after":
-                        real(*args, **kwargs)
-                    if how == "half a write" and name == "write":
-                        real(args[0], args[1][: len(args[1]) // 2])
-                    os._exit(7)
+                    try:
+                        if how == "after it":
+                            real(*args, **kwargs)
+                        elif name == "write":
+                            real(args[0], args[1][: len(args[1]) // 2])
+                    finally:
+                        os._exit(7)
                 return real(*args, **kwargs)
 
             monkeypatch.setattr(os, name, call)
@@ -101,10 +103,11 @@ def test_a_crash_at_any_call_of_the_system_leaves_the_old_or_the_new(tmp_path, m
         return count
 
     outcomes = []
+    for step in (9, 10, 11):
+        save_checkpoint(tmp_path / "0", step=step, parts=parts(step), facts={"step": step})
     for dies_at in range(1, 200):
         state = tmp_path / str(dies_at)
-        for step in (9, 10, 11):
-            save_checkpoint(state, step=step, parts=parts(step), facts={"step": step})
+        shutil.copytree(tmp_path / "0", state)
         code = forked(lambda state=state, dies_at=dies_at: run(state, dies_at))
         outcomes.append((code, loads(state)))
         clear_leftovers(state)
@@ -113,7 +116,7 @@ def test_a_crash_at_any_call_of_the_system_leaves_the_old_or_the_new(tmp_path, m
             break
     codes, steps = zip(*outcomes, strict=True)
     assert codes == (7,) * (len(codes) - 1) + (0,)
-    assert len(codes) > 30
+    assert len(codes) >= 25
     assert steps == tuple(sorted(steps)) and set(steps) == {11, 12}
     assert [step for step, _ in saved_steps(state)] == [12, 11]
 

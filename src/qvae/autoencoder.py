@@ -66,8 +66,8 @@ class Autoencoder(nn.Module):
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood = likelihood
         self.conditioner = conditioner
-        self.proj_in = nn.Linear(encoder.out_dim, bottleneck.in_dim)
-        self.proj_out = nn.Linear(bottleneck.out_dim, decoder.in_dim)
+        self.proj_in = _projection(encoder.out_dim, bottleneck.in_dim)
+        self.proj_out = _projection(bottleneck.out_dim, decoder.in_dim)
         self.beta, self.swap_prob, self.edge_weight = beta, swap_prob, edge_weight
         self.config: dict[str, Any] | None = None
 
@@ -91,9 +91,7 @@ class Autoencoder(nn.Module):
             metrics["mse"] = (self.likelihood.mean(params) - batch.x).square().mean().detach()
         return Loss(total=total, nll=nll, rate=latent.rate, penalty=penalty, metrics=metrics)
 
-    def encode(
-        self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None
-    ) -> Latent:
+    def encode(self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None) -> Latent:
         """Return the latent of each sample."""
         return self.bottleneck(self.embed(x, cond))
 
@@ -153,6 +151,10 @@ class Autoencoder(nn.Module):
         return (edges.clamp(max=1) * error / scale).flatten(1).sum(1)
 
 
+def _projection(width: int, new_width: int) -> nn.Module:
+    return nn.Identity() if width == new_width else nn.Linear(width, new_width)
+
+
 def build_autoencoder(config: Mapping[str, Any], spec: DataSpec) -> Autoencoder:
     """Build the model that a recipe's ``model`` section names.
 
@@ -195,5 +197,3 @@ _PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 def _make(kind: str, config: Mapping[str, Any], *runtime: Any, **extra: Any) -> Any:
     arguments = dict(config[kind])
     return registry.resolve(kind, arguments.pop("name"))(*runtime, **extra, **arguments)
-
-

@@ -43,7 +43,6 @@ _NOT_IN_RECIPE = {
 }
 _MODEL_EXTRA = [
     Argument(name="conditional", annotation=bool, default=False, doc="use the data's conditions."),
-    Argument(name="cond_dim", annotation=int, default=128, doc="width of their features, >= 1."),
 ]
 _TOP = ("data", "model", "prior", "train", "sample", "seed")
 
@@ -203,7 +202,10 @@ class _Checker:
     is_complete: bool
 
     def where(self, key: str) -> str:
-        return f"--{key}" if key in self.changed else f"{self.source}: {key}"
+        if key in self.changed:
+            return f"--{key}"
+        short = " (--data PATH)" if key == "data.path" else ""
+        return f"{self.source}: {key}{short}"
 
     def recipe(self, name: str, raw: dict[str, Any]) -> Recipe:
         for key in raw:
@@ -214,7 +216,8 @@ class _Checker:
         if (values["model"] is None) == (values["prior"] is None):
             found = "both" if values["model"] is not None else "neither"
             raise UsageError(f"{self.source}: needs one of model and prior, has {found}")
-        values["data"] = values["data"] or ({"name": "tokens"} if values["prior"] else None)
+        if values["prior"] is not None and isinstance(values["data"] or {}, dict):
+            values["data"] = {"name": "tokens", **(values["data"] or {})}
         values = {key: self._mapping(key, values[key]) for key in _TOP if key != "seed"}
         for part in PARTS if values["model"] else ():
             values["model"][part] = self._mapping(f"model.{part}", values["model"].get(part))

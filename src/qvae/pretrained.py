@@ -23,7 +23,14 @@ from qvae.priors.base import Prior, build_prior
 from qvae.store import content_hash, load_folder, save_folder
 from qvae.types import DataSpec
 
-__all__ = ["load_model", "model_facts", "model_hash", "save_model", "spec_from_json", "spec_to_json"]
+__all__ = [
+    "load_model",
+    "model_facts",
+    "model_hash",
+    "save_model",
+    "spec_from_json",
+    "spec_to_json",
+]
 
 _RESERVED = ("kind", "model", "spec", "tokens", "hash", "format_version", "weights_sha256")
 
@@ -130,7 +137,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> nn.Mo
     path = Path(path)
     where = str(path / "config.json")
     tensors, config = load_folder(path)
-    build = _BUILDERS.get(config.get("kind", ""))
+    build = _BUILDERS.get(str(config.get("kind")))
     if build is None:
         known = ", ".join(_BUILDERS)
         raise FormatError(f"{where}: kind={config.get('kind')!r}, this release knows {known}")
@@ -188,9 +195,7 @@ def _plain(value: Any) -> Any:
     raise UsageError(f"model config: {value!r} is no plain value and cannot be saved")
 
 
-def _check_tensors(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path
-) -> None:
+def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     problems = [f"{name} is missing" for name in missing]
     problems += [f"{name} is not of this model" for name in extra]

@@ -25,6 +25,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "mlp": "qvae.networks.mlp:MLPEncoder",
         "conv": "qvae.networks.conv:ConvEncoder",
         "patch": "qvae.networks.patch:PatchEncoder",
+        "coord": "qvae.networks.coord:CoordEncoder",
     },
     "bottleneck": {
         "identity": "qvae.bottlenecks.identity:Identity",
@@ -37,6 +38,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "mlp": "qvae.networks.mlp:MLPDecoder",
         "conv": "qvae.networks.conv:ConvDecoder",
         "patch": "qvae.networks.patch:PatchDecoder",
+        "coord": "qvae.networks.coord:CoordDecoder",
     },
     "likelihood": {
         "gaussian": "qvae.likelihoods:Gaussian",
@@ -87,7 +89,7 @@ def kinds_of(name: str) -> list[str]:
     return [kind for kind, table in COMPONENTS.items() if name in table]
 
 
-def resolve(kind: str, name: str) -> type[Any]:
+def resolve(kind: str, name: Any) -> type[Any]:
     """Import and return the class that a name stands for.
 
     Args:

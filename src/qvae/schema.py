@@ -23,7 +23,18 @@ REQUIRED: Any = inspect.Parameter.empty
 """The default of an argument that has none."""
 
 RUNTIME = frozenset(
-    "self shape grid cond_dim in_dim spec conditions vocab_size num_tokens codebook_sizes".split()
+    (
+        "self",
+        "shape",
+        "grid",
+        "cond_dim",
+        "in_dim",
+        "spec",
+        "conditions",
+        "vocab_size",
+        "num_tokens",
+        "codebook_sizes",
+    )
 )
 """Arguments that follow from the data or from the other parts, so no recipe sets them."""
 
@@ -41,9 +52,20 @@ class Argument:
     @property
     def type_text(self) -> str:
         """The type as a person writes it."""
-        if isinstance(self.annotation, type) and not get_args(self.annotation):
-            return self.annotation.__name__
-        return re.sub(r"\b\w+\.", "", str(self.annotation)).replace("NoneType", "None")
+        return _type_text(self.annotation)
+
+
+def _type_text(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is NoneType or annotation is None:
+        return "null"
+    if origin in (Union, UnionType):
+        return " | ".join(_type_text(part) for part in inner)
+    if origin is Literal:
+        return " | ".join(repr(value) for value in inner)
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    parts = ["..." if part is Ellipsis else _type_text(part) for part in inner]
+    return f"{name}[{', '.join(parts)}]" if parts else name
 
 
 def arguments(component: Callable[..., Any], *, skip: frozenset[str] = RUNTIME) -> list[Argument]:
@@ -159,11 +181,18 @@ def _checked(argument: Argument, value: Any, where: Callable[[str], str]) -> Any
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=argument.annotation)
     try:
+        # jsonargparse takes None for "not given", whatever the type.
+        if value is None and not _takes_none(argument.annotation):
+            raise ArgumentError(None, "null")
         return parser.parse_object({"value": value}).value
     except ArgumentError:
         raise UsageError(
             f"{where(argument.name)}={value!r}: expected {argument.type_text}"
         ) from None
+
+
+def _takes_none(annotation: Any) -> bool:
+    return annotation is Any or NoneType in get_args(annotation) or None in get_args(annotation)
 
 
 def options_help(options: Iterable[tuple[str, Argument, Any]], *, prog: str) -> str:
@@ -179,7 +208,8 @@ def options_help(options: Iterable[tuple[str, Argument, Any]], *, prog: str) -> 
         section = key.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section or "recipe")
-        text = argument.doc.replace("%", "%%") or None
+        is_missing = value is None and argument.default is REQUIRED
+        text = f"{'required: ' if is_missing else ''}{argument.doc}".replace("%", "%%")
         groups[section].add_argument(
             f"--{key}", type=argument.annotation, default=value, help=text, metavar="VALUE"
         )

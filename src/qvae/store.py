@@ -104,7 +104,9 @@ def save_folder(
     temporary.mkdir()
     try:
         # Tied tensors are written out one by one; safetensors refuses shared memory.
-        flat = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        flat = {
+            name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
+        }
         save_file(flat, temporary / _TENSORS)
         # safetensors creates private files (0600); give them the mode any other file gets.
         (temporary / _TENSORS).chmod(0o666 & ~_umask())

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -89,7 +89,7 @@ class Tokenizer:
         }
 
     def encode(
-        self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None
+        self, x: Shaped[Tensor, "..."], cond: Float[Tensor, "..."] | None = None
     ) -> Int[Tensor, "B N"]:
         """Return the tokens of each sample, on the device of ``x``.
 
@@ -109,7 +109,7 @@ class Tokenizer:
         return self._in_chunks(encode_part, x, cond, result)
 
     def decode(
-        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"] | None = None
+        self, tokens: Shaped[Tensor, "..."], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "B *CS"]:
         """Return the mean of ``p(x | tokens)``, on the device of ``tokens``.
 
@@ -155,7 +155,7 @@ class Tokenizer:
         """
         model = load_model(path, device=device)
         try:
-            return cls(model)
+            return cls(cast(Autoencoder, model))  # which it is, or the constructor says no
         except ValueError as error:
             raise FormatError(f"{path}: {error}") from None
 

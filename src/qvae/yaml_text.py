@@ -14,18 +14,12 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-4 is a number and a key may be given only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+        seen: list[Any] = []
         for key, _ in node.value:
-            if keys.count(key.value) > 1 and key.tag != "tag:yaml.org,2002:merge":
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.MarkedYAMLError(None, None, f"key {key.value!r} twice", key.start_mark)
+            seen.append(key.value)
         return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -36,7 +30,7 @@ def parse_yaml(text: str, where: str) -> Any:
         [8, 0.0001, True]
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
@@ -63,3 +57,11 @@ class _Dumper(yaml.SafeDumper):
         self, tag: str, sequence: Any, flow_style: bool | None = None
     ) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+for _side in (_Loader, _Dumper):  # the dumper too, so that the text "1e-4" gets its quotes
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )

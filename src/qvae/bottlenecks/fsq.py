@@ -25,8 +25,9 @@ class FSQ(Quantizer):
     Paper: Mentzer et al. 2023, arXiv:2309.15505, section 3, equations 1-2. Ours differs: a
     coordinate falls into one of L equal bins of ``tanh(z)`` and comes back as the z whose tanh is
     the bin's middle, ``atanh((2 i + 1) / L - 1)``. So a code decoded and encoded again is itself,
-    and even numbers of levels need no shift. Beyond the outermost value the rounding no longer
-    answers the encoder; a penalty there leads it back.
+    and even numbers of levels need no shift. Beyond the outermost value a step outwards changes
+    nothing: a gradient that asks for one is stopped, and a penalty leads the encoder back. All
+    other gradients are the straight-through estimator's, exactly ones.
 
     Shapes: ``z_e [B, *G, D]``, ``D = len(levels)``; ``codes [B, *G, 1]``, the digits as one
     number, the first digit lowest. Units: rate = cells * sum(ln L).
@@ -68,7 +69,7 @@ class FSQ(Quantizer):
         overshoot = (z_e.float().abs() - self.outermost).relu().square().sum(-1)
         cells = torch.full_like(overshoot, self.nats_per_cell)
         return Latent(
-            z=straight_through(z_e, self._middles(codes)),
+            z=straight_through(_StopOutward.apply(z_e, self.outermost), self._middles(codes)),
             rate=sum_per_sample(cells, mask),
             penalty=self.overshoot_weight * sum_per_sample(overshoot, mask),
             codes=codes,
@@ -100,3 +101,19 @@ class FSQ(Quantizer):
             return {}
         counts = code_counts(codes.flatten(), self.codebook_sizes[0])
         return {"usage": usage(counts), "perplexity": perplexity(counts)}
+
+
+class _StopOutward(torch.autograd.Function):
+    """Identity whose gradient never asks a coordinate to move farther out than its last value."""
+
+    @staticmethod
+    def forward(ctx, z_e: Tensor, outermost: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(z_e, outermost)
+        return z_e.view_as(z_e)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        z_e, outermost = ctx.saved_tensors
+        # Descent moves against the gradient.
+        is_outward = (z_e.abs() > outermost) & (z_e * gradient < 0)
+        return gradient.masked_fill(is_outward, 0.0), None

@@ -50,23 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wants_json = "--json" in words
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="qvae: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("qvae: %(message)s"))
+    logging.getLogger("qvae").addHandler(handler)
     try:
         _write(_dispatch(words), wants_json)
         return 0
+    except SystemExit as leaving:  # argparse has printed a command's help
+        return int(leaving.code or 0)
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
-    except Exception as error:  # noqa: BLE001 - the outermost frame: every error ends here
+    except Exception as error:  # the outermost frame: every error ends here
         code, text = _explain(error)
         return _fail(text, code, wants_json)
+    finally:
+        logging.getLogger("qvae").removeHandler(handler)
 
 
 def _dispatch(words: list[str]) -> Result:
     name = next((word for word in words if not word.startswith("-")), None)
-    if name is None or not words[0] == name:
+    if name is None or words[0] != name:
         return _top(words)
     if name not in COMMANDS:
         hint = did_you_mean(name, list(COMMANDS)) or f"; commands: {', '.join(COMMANDS)}"
@@ -99,6 +105,11 @@ def _write(result: Result, wants_json: bool) -> None:
     elif result.text:
         print(result.text)
     sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Send what is left to say nowhere, so that Python's own last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _finite(value: Any) -> Any:

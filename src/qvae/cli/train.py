@@ -30,7 +30,8 @@ def run_train(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.schema import options_help
 
     changes = [*overrides, *_short_options(args)]
-    recipe = load_recipe(args.recipe, changes, is_complete=not asks_help)
+    is_complete = not (asks_help or args.print_config)
+    recipe = load_recipe(args.recipe, changes, is_complete=is_complete)
     if asks_help:
         prog = f"{parser.prog} {args.recipe}"
         return Result(text=options_help(recipe_options(recipe), prog=prog).rstrip())
@@ -44,14 +45,13 @@ def _train(recipe: Any, args: Any) -> Result:
     from qvae.runs.training import next_run_folder, train_recipe
 
     run = _run_folder(args, lambda: next_run_folder(recipe.name))
-    note(f"run folder {run}")
     result = train_recipe(
         recipe,
         run=run,
         resume=args.resume,
         init=args.init,
         device=args.device,
-        progress=not args.json,
+        tell=note,
     )
     data = {"run": str(result.run), "step": result.step, "metrics": result.metrics}
     scores = " ".join(

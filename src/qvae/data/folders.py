@@ -102,8 +102,13 @@ def _read_metadata(root: Path, name: str) -> tuple[list[str], list[tuple[str, di
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), own))
         if not told or path.startswith(("/", "../")):
             raise DataError(f"{where}: line {number} names {printable(told)!r}, not a file inside")
-        rows.append((path, cells))
-    return [title for title in header if title != column], rows
+        rows.append((path, {_text(title): _text(cell) for title, cell in cells.items()}))
+    return [_text(title) for title in header if title != column], rows
+
+
+def _text(cell: str) -> str:
+    """Make text that was not UTF-8 writable as UTF-8."""
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _metadata(root: Path, files: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -181,7 +186,7 @@ def load_folder_images(
         x=x,
         keys=[os.fsencode(path) for path in kept],
         names=[printable(path) for path in kept],
-        told=column_parts(columns, str(root)) if table else folder_parts(kept),
+        told=column_parts(columns, str(root)) or folder_parts(kept),
         columns=columns,
         bad=bad,
     )

@@ -18,7 +18,6 @@ __all__ = ["find_hands"]
 _OUTER_RADII = 0.50 + 0.17 * (np.arange(8) + 0.5) / 8  # of R
 _SHAFT = slice(0, 5)  # of those, the furthest from blurred numerals: for the angle
 _CLEAR = slice(0, 7)  # clear of the tip of the shortest hand: for ghosts
-_BANDS = (slice(0, 3), slice(3, 6), slice(5, 8))  # a hand has ink in each, a numeral's blur not
 _JUDGED = slice(5, 8)  # .60-.67 R: for contrast and colour
 _OUTER_RAYS = 360
 _INNER_RADII = np.array([0.19, 0.225, 0.26, 0.295, 0.33])  # of R
@@ -94,14 +93,13 @@ def _read_outer(ring: np.ndarray) -> _Outer:
     """Find the minute hand in the outer ring ``[n, 360, radii, 3]``."""
     clock = np.arange(len(ring))[:, None]
     face = np.median(ring.mean(axis=2), axis=1)
-    bands = [ring[:, :, band].mean(axis=2) - face[:, None] for band in _BANDS]
-    peak = _common_peak([np.linalg.norm(band, axis=2) for band in bands])
-    # Ink along the hand's own colour: unlike the norm, noise does not bias it.
     shaft = ring[:, :, _SHAFT].mean(axis=2) - face[:, None]
+    peak = _window_sum(np.linalg.norm(shaft, axis=2), 4).argmax(axis=1)
+    # Ink along the hand's own colour: unlike the norm, noise does not bias it.
     near = shaft[clock, (peak[:, None] + np.arange(-3, 4)) % _OUTER_RAYS].mean(axis=1)
     direction = near / np.maximum(np.linalg.norm(near, axis=1, keepdims=True), _EPSILON)
-    peak = _common_peak([(band @ direction[:, :, None])[:, :, 0] for band in bands])
     signed = (shaft @ direction[:, :, None])[:, :, 0]
+    peak = _window_sum(signed, 4).argmax(axis=1)
     angle = peak.astype(np.float64)
     steps = np.arange(-_REACH, _REACH + 1)
     for _ in range(3):  # the window follows the centroid
@@ -117,11 +115,6 @@ def _read_outer(ring: np.ndarray) -> _Outer:
     profile /= np.maximum(profile[:, :1], _EPSILON)
     ghost = _ghost(ring[:, :, _CLEAR].mean(axis=2) - face[:, None], middle, hand)
     return _Outer(face, hand, angle % 360, ghost, np.minimum(profile, 1))
-
-
-def _common_peak(bands: list[np.ndarray]) -> np.ndarray:
-    """The ray with the most ink in the band that has least there: ``[n, rays]`` each to ``[n]``."""
-    return np.minimum.reduce([_window_sum(band, 4) for band in bands]).argmax(axis=1)
 
 
 def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -86,10 +86,8 @@ def load_clock_image(path: str | os.PathLike[str]) -> np.ndarray:
                     f"path must name a square picture of at least {SIZE}x{SIZE} pixels, "
                     f"got {os.fspath(path)!r} of {width}x{height}"
                 )
-            picture = picture.convert("RGB")
-            if width > SIZE:
-                picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
-            return np.array(picture)
+            rgb = picture.convert("RGB")
+            return np.array(rgb.resize((SIZE, SIZE), Image.Resampling.BOX))
     except (OSError, Image.DecompressionBombError) as error:
         if isinstance(error, FileNotFoundError):
             raise

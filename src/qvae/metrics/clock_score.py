@@ -22,7 +22,9 @@ _TEN_TEN = 610  # the time on almost every clock that is for sale
 _BLOCK = 4  # pixels a side of the blocks that style variance is taken over
 
 
-def circular_error(read: np.ndarray, asked: np.ndarray | float | int, *, period: float | int) -> np.ndarray:
+def circular_error(
+    read: np.ndarray, asked: np.ndarray | float | int, *, period: float | int
+) -> np.ndarray:
     """Shortest way round between two positions on a circle, in ``[0, period / 2]``.
 
     Example:

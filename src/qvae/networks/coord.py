@@ -1,80 +1,248 @@
-"""A decoder that computes each pixel from its place: coordinates in a frame of the sample's own."""
+"""Networks that compute each pixel from its place: for pictures of a few things that move.
 
-import math
+A convolution is the same everywhere, so a thing that turns with a condition (the hand of a clock)
+must be learned anew at every angle. Here a pixel knows where it is: its features are ramps
+``relu(a x + b y + c)`` whose slopes follow from the condition and the style, so one rule turns a
+whole edge. Sample by sample they are linear maps of coordinates: a strong assumption, and near to
+how a renderer thinks; docs/clock.md says what it does and does not give away.
+"""
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-__all__ = ["CoordDecoder"]
+from qvae.networks.layers import FiLM, check_shape, num_positions
+
+__all__ = ["CoordDecoder", "CoordEncoder"]
+
+_STYLE = 256
+_SPREAD = 3.0
+"""How much steeper than its initial weights a ramp may start: edges are sharp things."""
+
+
+def _check(shape: tuple[int, ...], multiple: int, **sizes: int) -> None:
+    if len(shape) != 3 or any(size % multiple for size in shape[1:]):
+        raise ValueError(
+            f"shape={tuple(shape)}: coord networks take pictures (C, H, W) with H and W multiples "
+            f"of {multiple}"
+        )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}: must be at least 1")
+
+
+def _places(height: int, width: int) -> Float[Tensor, "3 HW"]:
+    """Return x, y in [-1, 1] and 1 for each pixel."""
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    return torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])
+
+
+def _ramps(
+    slopes: Float[Tensor, "B lines 3"], places: Float[Tensor, "B 2 HW"]
+) -> Float[Tensor, "B lines HW"]:
+    """Return ``relu(a x + b y + c)``, in float32: 8 bits of mantissa would move a hand."""
+    with torch.autocast(places.device.type, enabled=False):
+        slopes = slopes.float()
+        return torch.baddbmm(slopes[..., 2:], slopes[..., :2], places).relu()
+
+
+class CoordEncoder(nn.Module):
+    """Read a picture's style, knowing the condition: ``latents`` vectors, no grid.
+
+    Two paths: convolutions over patches and ramps see shapes; soft pointers, one softmax over the
+    picture each, pick up the colours of the things that the ramps find.
+
+    Shapes: ``x [B, C, H, W]``, ``cond [B, cond_dim]`` -> ``[B, latent_dim, latents]``.
+
+    Args:
+        shape: of one picture, H and W multiples of 16.
+        cond_dim: width of the condition's features, 0 for none.
+        hidden: channels of the convolutions, >= 1.
+        lines: number of ramps, >= 1.
+        pointers: number of soft pointers, >= 1.
+        latents: number of latent vectors, >= 1.
+        latent_dim: width of each, >= 1.
+
+    Raises:
+        ValueError: for another kind of shape or a size below 1.
+
+    Example:
+        >>> CoordEncoder((3, 32, 32), latents=8)(torch.zeros(2, 3, 32, 32), None).shape
+        torch.Size([2, 1, 8])
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        cond_dim: int = 0,
+        hidden: int = 96,
+        lines: int = 32,
+        pointers: int = 16,
+        latents: int = 48,
+        latent_dim: int = 1,
+    ) -> None:
+        super().__init__()
+        _check(shape, 16, hidden=hidden, lines=lines, pointers=pointers, latents=latents)
+        _check(shape, 16, latent_dim=latent_dim)
+        channels, height, width = shape
+        self.shape, self.grid, self.out_dim = tuple(shape), (latents,), latent_dim
+        self.slopes = _Slopes(lines, cond_dim=cond_dim)
+        self.register_buffer("places", _places(height // 2, width // 2)[:2], persistent=False)
+        features = 4 * channels + lines
+        self.point = nn.Conv2d(features, hidden // 2 + 1, 1)
+        self.point_film = FiLM(hidden // 2 + 1, cond_dim=cond_dim) if cond_dim else None
+        self.pointers = nn.Conv2d(hidden // 2 + 1, pointers, 1)
+        self.patches = nn.Conv2d(4 * features, hidden, 1)
+        self.patch_film = FiLM(hidden, cond_dim=cond_dim) if cond_dim else None
+        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.down = nn.Conv2d(hidden, 128, 4, stride=2, padding=1)
+        self.down_again = nn.Conv2d(128, 128, 3, stride=2, padding=1)
+        seen = 128 * (height // 16) * (width // 16) + pointers * 4 * channels
+        self.join = nn.Linear(seen, _STYLE)
+        self.out = nn.Linear(_STYLE + cond_dim, latents * latent_dim)
+        # Latents of unit size from the start: a quantizer then uses all its values at once.
+        nn.init.normal_(self.out.weight, std=1.5 / _STYLE**0.5)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], cond: Float[Tensor, "B F"] | None = None
+    ) -> Float[Tensor, "B D latents"]:
+        """Return the latent vectors."""
+        check_shape("x", x, self.shape)
+        pixels = F.pixel_unshuffle(2 * x - 1, 2)
+        places = self.places.expand(len(x), -1, -1)
+        ramps = _ramps(self.slopes(cond, len(x)), places).unflatten(-1, pixels.shape[2:])
+        h = torch.cat([pixels, ramps], dim=1)
+        seen = torch.cat([self._shapes(h, cond), self._colours(h, pixels, cond)], dim=1)
+        style = self.join(seen).relu()
+        if cond is not None:
+            style = torch.cat([style, cond.to(style.dtype)], dim=1)
+        return self.out(style).view(len(x), self.out_dim, *self.grid)
+
+    def _shapes(self, h: Tensor, cond: Tensor | None) -> Float[Tensor, "B F"]:
+        h = self.patches(F.pixel_unshuffle(h, 2))
+        if self.patch_film is not None:
+            h = self.patch_film(h, cond)
+        h = h.relu()
+        h = h + self.mix(h).relu()
+        return self.down_again(self.down(h).relu()).relu().flatten(1)
+
+    def _colours(self, h: Tensor, pixels: Tensor, cond: Tensor | None) -> Float[Tensor, "B F"]:
+        h = self.point(h)
+        if self.point_film is not None:
+            h = self.point_film(h, cond)
+        weights = self.pointers(h.relu()).flatten(2).float().softmax(dim=-1)
+        return (weights @ pixels.flatten(2).transpose(1, 2).float()).flatten(1)
+
+
+class _Slopes(nn.Module):
+    """The ramps' slopes, ``[B, lines, 3]``: learned, and moved by the condition."""
+
+    def __init__(self, lines: int, *, cond_dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(lines, 3))
+        self.told = nn.Linear(cond_dim, 3 * lines, bias=False) if cond_dim else None
+
+    def forward(self, cond: Tensor | None, num: int) -> Float[Tensor, "B lines 3"]:
+        if self.told is None or cond is None:
+            return self.bias.expand(num, -1, -1)
+        return self.bias + _SPREAD * self.told(cond).float().view(num, -1, 3)
 
 
 class CoordDecoder(nn.Module):
+    """Draw a picture from its style and the condition, each pixel from its place.
+
+    The style moves, scales and shears a frame. In it lie the ramps, whose slopes the condition
+    turns, and a learned canvas for what does not turn. A small network of one pixel mixes them
+    into weights of a few colours, which come from the style, and a faint rest.
+
+    Shapes: ``z [B, latent_dim, *grid]``, ``cond [B, cond_dim]`` -> ``[B, C_out, H, W]``.
+
+    Args:
+        shape: of the parameters of one picture, H and W even.
+        grid: of the latents.
+        cond_dim: width of the condition's features, 0 for none.
+        hidden: width of the pixel network, >= 1.
+        lines: number of ramps, >= 1.
+        colours: number of colours that a picture is mixed from, >= 1.
+        num_blocks: layers of the pixel network, >= 1.
+        latent_dim: width of a latent, >= 1.
+
+    Raises:
+        ValueError: for another kind of shape or a size below 1.
+
+    Example:
+        >>> CoordDecoder((3, 32, 32), grid=(8,))(torch.zeros(2, 1, 8), None).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
     def __init__(
         self,
-        shape,
+        shape: tuple[int, ...],
         *,
-        grid,
-        cond_dim=0,
-        dim=64,
-        style_dim=256,
-        lines=96,
-        width=64,
-        num_blocks=2,
-        upscale=2,
-    ):
+        grid: tuple[int, ...],
+        cond_dim: int = 0,
+        hidden: int = 96,
+        lines: int = 24,
+        colours: int = 12,
+        num_blocks: int = 3,
+        latent_dim: int = 1,
+    ) -> None:
         super().__init__()
-        self.shape = shape
-        self.grid = grid
-        n = math.prod(grid)
-        self.in_dim = dim
-        self.size = (shape[1] // upscale, shape[2] // upscale)
-        self.upscale = upscale
+        _check(shape, 2, hidden=hidden, lines=lines, colours=colours, num_blocks=num_blocks)
+        _check(shape, 2, latent_dim=latent_dim)
+        self.shape, self.in_dim, self.colours = tuple(shape), latent_dim, colours
+        size = num_positions(grid) * latent_dim
         self.style = nn.Sequential(
-            nn.Linear(n * dim, style_dim), nn.SiLU(), nn.Linear(style_dim, style_dim), nn.SiLU()
+            nn.Linear(size, _STYLE), nn.ReLU(), nn.Linear(_STYLE, _STYLE), nn.ReLU()
         )
-        self.frame = nn.Linear(style_dim, 6)
+        self.frame = nn.Linear(_STYLE, 6)
         nn.init.zeros_(self.frame.weight)
         nn.init.zeros_(self.frame.bias)
-        self.lines_z = nn.Linear(style_dim, lines * 3)
-        self.lines_c = nn.Linear(cond_dim, lines * 3) if cond_dim else None
-        ys, xs = torch.meshgrid(
-            torch.linspace(-1, 1, self.size[0]), torch.linspace(-1, 1, self.size[1]), indexing="ij"
+        self.palette = nn.Linear(_STYLE, colours * shape[0])
+        self.slopes = _Slopes(lines, cond_dim=cond_dim)
+        self.style_slopes = nn.Linear(_STYLE, 3 * lines)
+        self.register_buffer("places", _places(*shape[1:]), persistent=False)
+        self.canvas = nn.Parameter(0.1 * torch.randn(1, 8, *shape[1:]))
+        told = _STYLE + cond_dim
+        self.mix = nn.ModuleList(
+            nn.Conv2d(4 * (lines + 8) if block == 0 else hidden, hidden, 1)
+            for block in range(num_blocks + 1)
         )
-        self.register_buffer(
-            "xy1",
-            torch.stack([xs.flatten(), ys.flatten(), torch.ones(xs.numel())], 0),
-            persistent=False,
-        )
-        self.lines = lines
-        self.canvas = nn.Parameter(torch.randn(1, width, 16, 16) * 0.1)
-        self.inp = nn.Conv2d(lines, width, 1)
-        self.blocks = nn.ModuleList()
-        self.films = nn.ModuleList()
-        ctx = style_dim + cond_dim
-        for i in range(num_blocks):
-            self.blocks.append(nn.Sequential(nn.Conv2d(width, width, 3, padding=1)))
-            self.films.append(nn.Linear(ctx, 2 * width))
-        self.film0 = nn.Linear(ctx, 2 * width)
-        self.head = nn.Conv2d(width, shape[0] * upscale**2, 3, padding=1)
-        self.ctx = ctx
+        self.films = nn.ModuleList(FiLM(hidden, cond_dim=told) for _ in self.mix)
+        self.head = nn.Conv2d(hidden, 4 * (colours + shape[0]), 1)
 
-    def forward(self, z, cond=None):
-        B = len(z)
-        s = self.style(z.flatten(1))
-        A = torch.eye(2, 3, device=z.device) + 0.3 * self.frame(s).float().view(-1, 2, 3)
-        uv = A @ self.xy1  # B,2,P
-        uv1 = torch.cat([uv, torch.ones_like(uv[:, :1])], 1)
-        W = self.lines_z(s).float().view(B, self.lines, 3)
-        if self.lines_c is not None:
-            W = W + 3 * self.lines_c(cond).float().view(B, self.lines, 3)
-        f = torch.relu(W @ uv1).view(B, self.lines, *self.size)
-        ctx = torch.cat([s, cond], 1) if cond is not None else s
-        h = self.inp(f)
-        h = h + F.interpolate(self.canvas, size=self.size, mode="bilinear")
-        a, b = self.film0(ctx)[:, :, None, None].chunk(2, 1)
-        h = torch.relu(h * (1 + a) + b)
-        for blk, film in zip(self.blocks, self.films):
-            a, b = film(ctx)[:, :, None, None].chunk(2, 1)
-            h = h + torch.relu(blk(h) * (1 + a) + b)
-        return F.pixel_shuffle(self.head(h), self.upscale)
+    def forward(
+        self, z: Float[Tensor, "B D *G"], cond: Float[Tensor, "B F"] | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the parameters of each pixel."""
+        style = self.style(z.flatten(1))
+        told = style if cond is None else torch.cat([style, cond.to(style.dtype)], dim=1)
+        h = F.pixel_unshuffle(self._scene(style, cond).to(style.dtype), 2)
+        h = self.films[0](self.mix[0](h), told).relu()
+        for mix, film in zip(self.mix[1:], self.films[1:], strict=True):
+            h = h + film(mix(h), told).relu()
+        weights, rest = F.pixel_shuffle(self.head(h), 2).split([self.colours, self.shape[0]], dim=1)
+        palette = self.palette(style).float().view(len(z), self.shape[0], self.colours)
+        weights = weights.float().softmax(dim=1).flatten(2)
+        return (0.5 + palette @ weights).unflatten(-1, self.shape[1:]) + 0.1 * rest.float()
+
+    def _scene(self, style: Tensor, cond: Tensor | None) -> Float[Tensor, "B F H W"]:
+        """Return ramps and canvas in the sample's own frame, in float32."""
+        num = len(style)
+        moved = torch.eye(2, 3, device=style.device) + 0.3 * self.frame(style).float().view(-1, 2, 3)
+        slopes = self.slopes(cond, num) + self.style_slopes(style).float().view(num, -1, 3)
+        with torch.autocast(style.device.type, enabled=False):
+            places = moved @ self.places
+            ramps = _ramps(slopes, places).unflatten(-1, self.shape[1:])
+            where = places.transpose(1, 2).unflatten(1, self.shape[1:])
+            canvas = F.grid_sample(
+                self.canvas.expand(num, -1, -1, -1),
+                where,
+                padding_mode="border",
+                align_corners=True,
+            )
+        return torch.cat([ramps, canvas], dim=1)

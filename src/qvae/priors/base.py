@@ -41,7 +41,7 @@ def token_ranges(
 
 
 def to_digits(
-    tokens: Shaped[Tensor, "B N"], low: Int[Tensor, " N"], high: Int[Tensor, " N"]
+    tokens: Shaped[Tensor, "..."], low: Int[Tensor, " N"], high: Int[Tensor, " N"]
 ) -> Int[Tensor, "B N"]:
     """Check tokens against their ranges and count them from their codebook's first.
 
@@ -118,7 +118,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def log_probs(
-        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"] | None = None
+        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "B N S"]:
         """Return log p(digit | earlier tokens, cond) of every digit, in nats.
 
@@ -130,7 +130,7 @@ class Prior(nn.Module, ABC):
     def sample(
         self,
         num: int,
-        cond: Float[Tensor, "*B M"] | None = None,
+        cond: Float[Tensor, "..."] | None = None,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -158,7 +158,7 @@ class Prior(nn.Module, ABC):
         """
 
     def nll(
-        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"] | None = None
+        self, tokens: Shaped[Tensor, "..."], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, " B"]:
         """Score tokens: ``-log p(tokens | cond)``, nats per sample.
 
@@ -179,9 +179,7 @@ class Prior(nn.Module, ABC):
     def discard_step(self) -> None:
         """Do nothing: there is nothing that was counted."""
 
-    def check_cond(
-        self, cond: Float[Tensor, "*B M"] | None, num: int
-    ) -> Float[Tensor, "num M"]:
+    def check_cond(self, cond: Float[Tensor, "..."] | None, num: int) -> Float[Tensor, "num M"]:
         """Return float32 conditions on the prior's device; None is all NaN.
 
         Raises:
@@ -223,9 +221,7 @@ class Prior(nn.Module, ABC):
         return torch.from_numpy(uniforms(num, self.num_tokens, seed)).to(dtype).to(self.device)
 
 
-def _pick(
-    log_probs: Float[Tensor, "B N S"], digits: Int[Tensor, "B N"]
-) -> Float[Tensor, "B N"]:
+def _pick(log_probs: Float[Tensor, "B N S"], digits: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
     return log_probs.gather(-1, digits.unsqueeze(-1)).squeeze(-1)
 
 

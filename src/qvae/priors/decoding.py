@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qvae.priors.attention import Block
+
 if TYPE_CHECKING:
     from qvae.priors.transformer import Transformer
 
@@ -50,7 +52,7 @@ class Decoder:
         self.prior, self.dtype = prior, dtype
         self.head_dim = prior.dim // prior.num_heads
         with torch.inference_mode():
-            self.layers = [self._layer(block) for block in prior.blocks]
+            self.layers = [self._layer(block) for block in prior.blocks if isinstance(block, Block)]
             self.norm = prior.norm.weight.to(dtype)
             self.heads = [self._turn(rows) for rows in prior.head.weight[prior.head_rows]]
             self.embeddings = list(prior.embedding.weight.to(dtype)[prior.head_rows])
@@ -58,7 +60,7 @@ class Decoder:
             seen = torch.full((_BLOCK, _BLOCK), -torch.inf, device=prior.device, dtype=dtype)
             self.masks = seen.triu_(1)
 
-    def _layer(self, block: torch.nn.Module) -> _Layer:
+    def _layer(self, block: Block) -> _Layer:
         qkv = block.qkv.weight.clone()
         qkv[: self.prior.dim] *= self.head_dim**-0.5
         return _Layer(
@@ -84,9 +86,8 @@ class Decoder:
         digits = torch.empty(length, num, dtype=torch.long, device=cond.device)
         with torch.autocast(cond.device.type, enabled=False):
             inputs = self.prior.position_inputs(cond).to(self.dtype).transpose(0, 1).contiguous()
-            caches = inputs.new_zeros(
-                len(self.layers), 2, len(cond) * self.prior.num_heads, 0, self.head_dim
-            ).unbind()
+            shape = (2, len(cond) * self.prior.num_heads, 0, self.head_dim)
+            caches = [inputs.new_zeros(shape) for _ in self.layers]
             x = inputs[0]
             for n in range(length):
                 if n % _BLOCK == 0:
@@ -96,6 +97,8 @@ class Decoder:
                 if is_guided:
                     told, null = logits.chunk(2)
                     logits = null + guidance * (told - null)
+                if self.prior.is_ragged:  # last: the difference of two -inf is no number
+                    logits = logits + self.prior.head_mask[n % len(self.heads)]
                 digits[n] = choose(logits, n)
                 if n + 1 < length:
                     token = self.embeddings[n % len(self.embeddings)][digits[n]]
@@ -115,6 +118,5 @@ class Decoder:
             x = torch.addmm(x, mixed, layer.attention_out)
             h = F.gelu(torch.mm(F.layer_norm(x, (dim,), layer.norm_mlp), layer.mlp_in))
             x = torch.addmm(x, h, layer.mlp_out)
-        k = n % len(self.heads)
-        logits = torch.mm(F.layer_norm(x, (dim,), self.norm), self.heads[k]).float()
-        return logits + self.prior.head_mask[k] if self.prior.is_ragged else logits
+        head = self.heads[n % len(self.heads)]
+        return torch.mm(F.layer_norm(x, (dim,), self.norm), head).float()

@@ -21,7 +21,7 @@ class IndependentPrior(Prior, ABC):
         """Return log p of every digit at every position; -inf where a codebook is short."""
 
     def log_probs(
-        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"] | None = None
+        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "B N S"]:
         """Return the table, once for each row."""
         self.check_cond(cond, len(tokens))
@@ -31,7 +31,7 @@ class IndependentPrior(Prior, ABC):
     def sample(
         self,
         num: int,
-        cond: Float[Tensor, "*B M"] | None = None,
+        cond: Float[Tensor, "..."] | None = None,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -44,9 +44,7 @@ class IndependentPrior(Prior, ABC):
 
         Arguments and errors are those of :meth:`Prior.sample`.
         """
-        check_sampler(
-            num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
-        )
+        check_sampler(num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
         self.check_cond(cond, num)
         noise = self._noise(num, seed, generator)
         digits = noise.long()

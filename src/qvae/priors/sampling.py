@@ -77,10 +77,10 @@ def filter_logits(logits: Tensor, *, top_k: int | None, top_p: float | None) -> 
     digit that crosses the threshold is kept. Of equal logits the lower digit comes first.
     """
     if top_k is not None and top_k < logits.shape[-1]:
-        kept = logits.sort(-1, descending=True, stable=True).indices[..., :top_k]
+        kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
         logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
     if top_p is not None and top_p < 1:
-        ordered, indices = logits.sort(-1, descending=True, stable=True)
+        ordered, indices = logits.sort(dim=-1, descending=True, stable=True)
         probs = ordered.softmax(-1)
         dropped = probs.cumsum(-1) - probs >= top_p
         dropped[..., 0] = False

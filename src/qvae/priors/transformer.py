@@ -44,7 +44,8 @@ class Transformer(Prior):
         num_heads: attention heads; >= 1.
         dropout: on what each half of a block adds, in [0, 1).
         null_prob: share of training rows whose condition is hidden, in [0, 1].
-        swap_prob: share of training inputs replaced by another row's token, in [0, 1).
+        swap_prob: share of training inputs replaced by another row's token, in [0, 1);
+            the prior then forgives its own slips.
         cond_table: whether every position has its own map of the condition's features.
 
     Raises:
@@ -58,7 +59,10 @@ class Transformer(Prior):
         torch.Size([3, 4])
     """
 
-    def __init__(  # noqa: PLR0913 - the constructor is the schema
+    head_rows: Int[Tensor, "K S"]
+    head_mask: Float[Tensor, "K S"]
+
+    def __init__(
         self,
         *,
         vocab_size: int,
@@ -123,16 +127,16 @@ class Transformer(Prior):
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
-        for block in self.blocks:
-            for last in (block.attention_out, block.mlp_out):
-                last.weight.data.div_(math.sqrt(2 * self.num_layers))
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith(("attention_out.weight", "mlp_out.weight")):
+                parameter.data.div_(math.sqrt(2 * self.num_layers))
         nn.init.normal_(self.head.weight, std=0.02)
         for table in (self.embedding.weight, self.start, self.positions, self.cond_table):
             if table is not None:
                 nn.init.normal_(table, std=0.02)
 
     def log_probs(
-        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"] | None = None
+        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "B N S"]:
         """Return log p of every digit, from one causal pass."""
         return self.logits(tokens, self.check_cond(cond, len(tokens))).log_softmax(-1)
@@ -147,8 +151,7 @@ class Transformer(Prior):
             cond = cond.masked_fill(hidden, math.nan)
         if self.training and self.swap_prob:
             swapped = torch.rand(inputs.shape, device=inputs.device) < self.swap_prob
-            others = inputs[torch.randperm(len(inputs), device=inputs.device)]
-            inputs = torch.where(swapped, others, inputs)
+            inputs = torch.where(swapped, inputs.roll(1, dims=0), inputs)
         return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
 
     def logits(
@@ -193,7 +196,7 @@ class Transformer(Prior):
     def sample(
         self,
         num: int,
-        cond: Float[Tensor, "*B M"] | None = None,
+        cond: Float[Tensor, "..."] | None = None,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -207,9 +210,7 @@ class Transformer(Prior):
         Inside ``torch.autocast`` the matrix products are in its type, else in the weights'.
         Arguments and errors are those of :meth:`Prior.sample`.
         """
-        check_sampler(
-            num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
-        )
+        check_sampler(num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
         rows = self.check_cond(cond, num)
         noise = self._noise(num, seed, generator)
         decoder = Decoder(self)
@@ -218,9 +219,7 @@ class Transformer(Prior):
             part = slice(i, i + _CHUNK)
 
             def choose(logits: Tensor, n: int, noise: Tensor = noise[part]) -> Tensor:
-                return pick(
-                    logits, noise[:, n], temperature=temperature, top_k=top_k, top_p=top_p
-                )
+                return pick(logits, noise[:, n], temperature=temperature, top_k=top_k, top_p=top_p)
 
             digits[part] = decoder.run(rows[part], choose, guidance=guidance)
         return digits + self.low

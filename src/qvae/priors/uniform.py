@@ -21,6 +21,8 @@ class Uniform(IndependentPrior):
     def table(self) -> Float[Tensor, "N S"]:
         """Return -ln V of each position's codebook."""
         sizes = (self.high - self.low).float()[:, None]
-        return (-sizes.log()).expand(-1, max(self.codebook_sizes)).masked_fill(
-            self._is_short(), -torch.inf
+        return (
+            (-sizes.log())
+            .expand(-1, max(self.codebook_sizes))
+            .masked_fill(self._is_short(), -torch.inf)
         )

@@ -5,30 +5,18 @@ trained prior has to beat.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from qvae.data.base import Split
 from qvae.priors.base import to_digits
 from qvae.priors.independent import IndependentPrior
-from qvae.types import Batch, Condition
+from qvae.types import Condition
 
 __all__ = ["Unigram", "fit_unigram"]
-
-
-class TokenSplit(Protocol):
-    """What :func:`fit_unigram` reads: random access to batches of tokens."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Return the samples at these positions; ``x`` holds tokens ``[B, N]``."""
-        ...
 
 
 class Unigram(IndependentPrior):
@@ -80,7 +68,7 @@ class Unigram(IndependentPrior):
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.long))
 
     @torch.no_grad()
-    def count(self, tokens: Shaped[Tensor, "B N"]) -> None:
+    def count(self, tokens: Shaped[Tensor, "..."]) -> None:
         """Add samples to what was seen.
 
         Raises:
@@ -107,7 +95,7 @@ class Unigram(IndependentPrior):
 
 
 def fit_unigram(
-    split: TokenSplit,
+    split: Split,
     *,
     codebook_sizes: Sequence[int],
     num_tokens: int,

@@ -50,11 +50,7 @@ def sample_run(
     Raises:
         UsageError: an unknown condition or value, or a model that cannot be sampled.
     """
-    row = torch.from_numpy(condition_row(run.conditions, cond or {}))
-    rows = row.expand(num, len(row)).to(run.device) if run.conditions else None
-    untold = [item.name for item in run.conditions if item.name not in (cond or {})]
-    if untold:
-        tell(f"not told: {', '.join(untold)}")
+    rows = _cond_rows(run, num, cond or {}, tell)
     options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
     if isinstance(run.model, Prior):
         return _by_prior(run.model, run.require_tokenizer(), num, rows, seed=seed, **options)
@@ -68,6 +64,23 @@ def sample_run(
         f"{run.path}: its bottleneck has no distribution to draw from; train a VAE (gaussian) or "
         "a quantizer and a prior"
     )
+
+
+def _cond_rows(
+    run: Run, num: int, cond: Mapping[str, str], tell: Callable[[str], None]
+) -> Tensor | None:
+    """Return the same row of raw numbers ``num`` times; None where there are no conditions."""
+    listens = isinstance(run.model, Prior) or run.model.conditioner is not None
+    if cond and not listens:
+        raise UsageError(
+            f"{run.path}: this model hears no conditions, so {next(iter(cond))} cannot be told; "
+            "train it with model.conditional true, or sample its prior"
+        )
+    row = torch.from_numpy(condition_row(run.conditions, cond))
+    untold = [item.name for item in run.conditions if item.name not in cond]
+    if untold and listens:
+        tell(f"not told: {', '.join(untold)}")
+    return row.expand(num, len(row)).to(run.device) if run.conditions else None
 
 
 def _by_prior(

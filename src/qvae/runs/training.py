@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def train_recipe(
     init: str | Path | None = None,
     device: str = "auto",
     progress: bool | str = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> TrainResult:
     """Train what a recipe says, and leave a run folder that can be used alone.
 
@@ -53,6 +55,7 @@ def train_recipe(
         init: a model or run folder to take the first weights from; every name must match.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: as in :func:`qvae.train.fit`.
+        tell: called with a sentence when everything is checked and training begins.
 
     Raises:
         UsageError: an argument breaks its rule, or the folder is in use; nothing is written then.
@@ -65,6 +68,7 @@ def train_recipe(
     data = build_data(recipe)
     model = build_model(recipe, data)
     export = partial(_export, tokenizer=_tokenizer_folder(data) if recipe.prior else None)
+    tell(f"run folder {run}")
     return fit(
         model,
         data,

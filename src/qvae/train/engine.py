@@ -1,6 +1,7 @@
 """Device, precision and processes. The only file of training that knows torch.distributed."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -79,11 +80,18 @@ class Engine:
         return self.rank == 0
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, and its convolutions to channels-last under bf16."""
+        """Move a model to the device, and its convolutions to channels-last under bf16.
+
+        All processes take the first one's parameters and buffers.
+        """
         if self.precision == "bf16":
             # Torch's own annotations leave this overload out.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model.to(device=self.device)
+        model.to(device=self.device)
+        if self.world > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
+        return model
 
     def place_input(self, x: Tensor) -> Tensor:
         """Give images the memory layout of the convolutions."""
@@ -100,7 +108,9 @@ class Engine:
         if self.world == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(model, device_ids=ids, **{name: False})
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in bf16 where that is the run's precision."""

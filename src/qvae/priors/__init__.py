@@ -1,0 +1,1 @@
+"""Distributions over tokens: score them, learn them, draw them."""

@@ -1,0 +1,1 @@
+"""Reports: what a run can do, measured and written down."""

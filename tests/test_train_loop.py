@@ -1,0 +1,508 @@
+"""What the loop promises besides resuming: refusals, signals, evaluation, data, files."""
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from qvae import store
+from qvae.errors import DataError, FormatError, Interrupted, TrainingStopped, UsageError
+from qvae.train import TrainSettings, fit
+from qvae.train.engine import Engine
+from qvae.train.evaluate import evaluate
+from qvae.train.sources import as_pair
+from qvae.types import Batch, Loss
+from train_toy import (
+    SETTINGS,
+    Rows,
+    Toy,
+    files_of,
+    fork,
+    forked,
+    one_thread,
+    rows_of,
+    toy_data,
+    wait,
+)
+
+__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+CONSTANT = {"decay": "none", "warmup_steps": 0}
+
+
+class Poisoned(Rows):
+    """A split with one sample that is not a number."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        batch.x[batch.ids == 5] = math.nan
+        return batch
+
+
+def run_of(run, data=None, model=None, **changes):
+    settings = SETTINGS | {"progress": False} | changes
+    data = (Rows(toy_data(45)), Rows(toy_data(10))) if data is None else data
+    return fit(model or Toy(), data, run=run, **settings)
+
+
+def bad_steps(run):
+    return [row["step"] for row in rows_of(run) if row.get("is_refused")]
+
+
+# --- refused steps -----------------------------------------------------------------------------
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path, caplog):
+    data = (Poisoned(toy_data(45)), None)
+    settings = {"batch_size": 4, "accumulate": 2, "save_every": 1, "keep": 99, **CONSTANT}
+    run_of(tmp_path, data, steps=30, **settings)
+    refused = bad_steps(tmp_path)
+    assert 2 <= len(refused) <= 3  # once an epoch of 45 / 4 steps
+    assert f"step {refused[0]} refused: loss nan" in caplog.text
+    for step in refused:
+        before, after = files_of(tmp_path, step - 1), files_of(tmp_path, step)
+        model = "model/model.safetensors"
+        assert len(before) == 4 and before.pop(model) == after.pop(model)
+        assert list(before.values()) == list(after.values())
+        later = files_of(tmp_path, step + 1)
+        assert all(a != b for a, b in zip(after.values(), later.values(), strict=False))
+    rows = [row for row in rows_of(tmp_path) if row.get("is_refused")]
+    assert all(row["loss"] is None and 5 in row["ids"] for row in rows)
+    assert all(math.isfinite(row["loss"]) for row in rows_of(tmp_path) if row not in rows)
+
+
+def test_it_stops_after_many_refusals_with_the_last_good_state(tmp_path):
+    class Breaks(Toy):
+        def forward(self, batch):
+            loss = super().forward(batch)
+            if self.training and float(self.counts.sum()) > 5.3:  # after some steps, for ever
+                return Loss(total=loss.total * math.inf, nll=loss.nll, rate=loss.rate,
+                            penalty=loss.penalty)  # fmt: skip
+            return loss
+
+    with pytest.raises(TrainingStopped, match="not finite in 4 steps in a row") as caught:
+        run_of(tmp_path, model=Breaks(), max_skipped=4, save_every=1000)
+    refused = bad_steps(tmp_path)
+    good = refused[0] - 1
+    assert refused == [good + 1, good + 2, good + 3, good + 4] and good >= 1
+    assert f"{good + 1} to {good + 4}" in str(caught.value) and "samples" in str(caught.value)
+    assert f"the state after step {good} is saved" in str(caught.value)
+    assert caught.value.exit_code == 5
+    assert os.listdir(tmp_path / "state") == [f"step_{good:08d}"]
+    assert not (tmp_path / ".lock").exists()
+    # Resumed with a model that does not break, it goes on from there.
+    run_of(tmp_path, resume=True)
+    assert bad_steps(tmp_path) == [] and rows_of(tmp_path)[-1]["step"] == 30
+
+
+def test_nothing_is_saved_when_no_step_was_good(tmp_path):
+    data = (Rows(toy_data() * math.nan), None)
+    with pytest.raises(TrainingStopped, match="no step was good"):
+        run_of(tmp_path, data, max_skipped=3)
+    assert not (tmp_path / "state").exists() and bad_steps(tmp_path) == [1, 2, 3]
+    run_of(tmp_path)  # so the folder is free for a new attempt
+    assert rows_of(tmp_path)[0]["step"] == 3
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_refused(tmp_path):
+    class Steep(Toy):
+        def forward(self, batch):
+            loss = super().forward(batch)
+            zero = (self.decoder.bias * 0).abs().sqrt().sum()  # 0, with derivative 0 * inf
+            return Loss(total=loss.total + zero, nll=loss.nll, rate=loss.rate,
+                        penalty=loss.penalty)  # fmt: skip
+
+    with pytest.raises(TrainingStopped):
+        run_of(tmp_path, model=Steep(), max_skipped=2)
+    assert bad_steps(tmp_path) == [1, 2]
+
+
+# --- accumulation ------------------------------------------------------------------------------
+
+
+def test_accumulating_is_one_large_batch(tmp_path):
+    models = []
+    for accumulate in (1, 4):
+        model = Toy(noise=0.0, has_norm=False)
+        run_of(tmp_path / str(accumulate), model=model, batch_size=64, accumulate=accumulate)
+        models.append(model)
+    for (name, a), b in zip(
+        models[0].state_dict().items(), models[1].state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+    for a, b in zip(rows_of(tmp_path / "1"), rows_of(tmp_path / "4"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+class Signalling(Rows):
+    """A split that sends its own process a signal when it is read for the n-th time."""
+
+    def __init__(self, rows, number, when):
+        super().__init__(rows)
+        self.number, self.when = number, when
+
+    def batch(self, indices):
+        self.when -= 1
+        if self.when == 0:
+            os.kill(os.getpid(), self.number)
+        return super().batch(indices)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("where", ["train", "evaluation"])
+def test_a_signal_saves_and_a_resume_goes_on_exactly(tmp_path, number, code, where):
+    good = (Rows(toy_data(45)), Rows(toy_data(10)))
+    if where == "train":
+        data = (Signalling(toy_data(45), number, 6), good[1])
+    else:
+        data = (good[0], Signalling(toy_data(10), number, 2))  # 3 batches; the 1st evaluation
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        run_of(tmp_path / "a", data)
+    assert caught.value.exit_code == code
+    assert signal.getsignal(number) is before
+    steps = sorted(os.listdir(tmp_path / "a/state"))
+    assert int(steps[-1][5:]) in ((5, 6) if where == "train" else (7,))
+    assert not (tmp_path / "a/.lock").exists()
+    run_of(tmp_path / "a", good, resume=True)
+    run_of(tmp_path / "b", good)
+    assert files_of(tmp_path / "a", 30) == files_of(tmp_path / "b", 30)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    class Told(Toy):
+        def forward(self, batch):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            return super().forward(batch)
+
+    assert forked(lambda: run_of(tmp_path, model=Told())) == 143
+    assert not (tmp_path / "state").exists()
+
+
+def test_sigterm_from_outside(tmp_path):
+    pid = fork(lambda: run_of(tmp_path, steps=10**6, save_every=10**6, eval_every=10**6))
+    for _ in range(1000):
+        if (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size:
+            break
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    began = time.monotonic()
+    assert wait(pid) == 143
+    assert time.monotonic() - began < 5
+    assert len(os.listdir(tmp_path / "state")) == 1
+
+
+def test_in_another_thread_it_trains_without_handlers(tmp_path):
+    thread = threading.Thread(target=lambda: run_of(tmp_path, steps=2))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "model/model.safetensors").exists()
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+def test_evaluation_is_the_mean_over_samples_and_changes_nothing():
+    model, split = Toy(), Rows(toy_data(10))
+    model.train()
+    model.dropout.eval()
+    engine = Engine(rank=0, world=1, device=torch.device("cpu"), precision="float32")
+    settings = TrainSettings(batch_size=4, eval_samples=None)
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    found = [
+        evaluate(model, split, engine=engine, settings=settings, should_stop=lambda: False)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    for name, tensor in model.named_buffers():
+        assert torch.equal(tensor, before[name]), name
+    assert model.training and model.norm.training and not model.dropout.training
+    model.eval()
+    with torch.no_grad():
+        whole = model(split.batch(np.arange(10)))
+    assert found[0]["nll"] == pytest.approx(float(whole.nll.mean()), rel=1e-5)
+    assert found[0]["loss"] == pytest.approx(float(whole.total), rel=1e-5)
+    assert found[0]["rate"] == 1.5
+    assert list(found[0]) == ["loss", "nll", "rate", "penalty", "used"]
+
+
+def test_evaluation_takes_evenly_spread_samples():
+    seen = []
+
+    class Seen(Rows):
+        def batch(self, indices):
+            seen.extend(indices.tolist())
+            return super().batch(indices)
+
+    engine = Engine(rank=0, world=1, device=torch.device("cpu"), precision="float32")
+    settings = TrainSettings(batch_size=2, eval_samples=5)
+    rows = Seen(toy_data(50))
+    evaluate(Toy(), rows, engine=engine, settings=settings, should_stop=lambda: False)
+    assert seen == [0, 10, 20, 30, 40]
+
+
+def test_averaged_weights_are_what_is_evaluated_and_exported(tmp_path):
+    class Recording(Toy):
+        seen = None
+
+        def forward(self, batch):
+            if not self.training:
+                self.seen = self.encoder.weight.detach().clone()
+            return super().forward(batch)
+
+    model = Recording()
+    run_of(tmp_path, model=model)
+    folder = tmp_path / "state/step_00000030"
+    average = store.load_file(folder / "average.safetensors")["encoder.weight"]
+    live = store.load_file(folder / "model.safetensors")
+    exported, config = store.load_folder(tmp_path / "model")
+    assert config["kind"] == "custom"
+    assert torch.equal(exported["encoder.weight"], average)
+    assert torch.equal(model.encoder.weight, average) and not model.training
+    assert torch.equal(model.seen, average)
+    assert not torch.equal(live["encoder.weight"], average)
+    assert torch.equal(exported["sums"], live["sums"])
+    assert "staged_sums" in live and "staged_sums" not in exported
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+class Module:
+    def train(self):
+        return Rows(toy_data(45))
+
+    def valid(self):
+        return Rows(toy_data(5))
+
+
+@pytest.mark.parametrize(
+    ("data", "num_train", "num_valid"),
+    [
+        pytest.param(Module(), 45, 5, id="module"),
+        pytest.param((Rows(toy_data(20)), Rows(toy_data(3))), 20, 3, id="pair of splits"),
+        pytest.param((toy_data(20), None), 20, None, id="no valid"),
+        pytest.param((toy_data(20), []), 20, None, id="empty valid"),
+        pytest.param(toy_data(50), 45, 5, id="tensor"),
+        pytest.param(toy_data(50).numpy().astype(np.float64), 45, 5, id="array"),
+        pytest.param(list(toy_data(20)), 18, 2, id="list"),
+        pytest.param(toy_data(1), 1, None, id="one sample"),
+    ],
+)
+def test_kinds_of_data(tmp_path, data, num_train, num_valid):
+    train, valid = as_pair(data)
+    assert len(train) == num_train
+    assert (None if valid is None else len(valid)) == num_valid
+    result = run_of(tmp_path, data, steps=3)
+    assert result.step == 3 and result.run == tmp_path
+    assert result.metrics["split"] == ("train" if num_valid is None else "valid")
+
+
+def test_train_and_valid_share_no_sample():
+    train, valid = as_pair(torch.arange(100))
+    parts = [set(part.batch(np.arange(len(part))).x.tolist()) for part in (train, valid)]
+    assert parts[0] | parts[1] == set(range(100)) and len(parts[1]) == 10
+    assert parts[1] != set(range(90, 100))
+
+
+def test_types_of_numbers():
+    for given, expected in [
+        (torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([[0.0, 1.0]])),
+        (torch.tensor([[3]], dtype=torch.int16), torch.tensor([[3]])),
+        (np.array([[0.5]], dtype=np.float64), torch.tensor([[0.5]])),
+    ]:
+        x = as_pair((given, None))[0].batch(np.array([0])).x
+        assert x.dtype == expected.dtype and torch.equal(x, expected)
+
+
+def test_streams(tmp_path):
+    seen = []
+
+    class Counting(Toy):
+        def forward(self, batch):
+            seen.append((len(batch), None if batch.ids is None else batch.ids.tolist()))
+            return super().forward(batch)
+
+    class Stream:
+        def __iter__(self):
+            yield Batch(x=toy_data(6), ids=torch.arange(6))
+            yield toy_data(4)
+
+    run_of(tmp_path, Stream(), model=Counting(), steps=3)
+    assert seen == [(3, [0, 1, 2]), (3, [3, 4, 5]), (2, None), (2, None)] + seen[:2]
+    with pytest.raises(DataError, match="the data ended after 2 batches"):
+        run_of(tmp_path / "short", iter(Stream()), steps=3)
+
+
+@pytest.mark.parametrize("data", [3, (1, 2, 3), object(), (toy_data(4), iter([]))])
+def test_what_is_no_data(tmp_path, data):
+    with pytest.raises(UsageError, match="data: "):
+        run_of(tmp_path / "new", data)
+    assert not (tmp_path / "new").exists()
+
+
+def test_empty_data(tmp_path):
+    with pytest.raises(DataError, match="the train split is empty"):
+        run_of(tmp_path / "new", (Rows(toy_data(0)), None))
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_error_while_reading_ahead_is_raised(tmp_path):
+    class Failing(Rows):
+        def batch(self, indices):
+            if 7 in indices:
+                raise DataError("sample 7 is broken")
+            return super().batch(indices)
+
+    with pytest.raises(DataError, match="sample 7 is broken"):
+        run_of(tmp_path, (Failing(toy_data(45)), None))
+    assert not (tmp_path / ".lock").exists()
+
+
+# --- files and arguments -----------------------------------------------------------------------
+
+
+def test_rows_and_files(tmp_path):
+    run_of(tmp_path, recipe={"model": {"dim": 3}, "näme": [1, 2]}, seed=4)
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {
+        "model": {"dim": 3},
+        "näme": [1, 2],
+    }
+    env = json.loads((tmp_path / "env.json").read_text())
+    assert env["torch"] == torch.__version__ and env["seed"] == 4
+    assert env["precision"] == "float32" and env["num_threads"] == 1
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train = [row for row in rows if row["split"] == "train"]
+    valid = [row for row in rows if row["split"] == "valid"]
+    assert [row["step"] for row in train] == list(range(3, 31, 3))
+    assert [row["step"] for row in valid] == [7, 14, 21, 28, 30]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    fields = ["step", "split", "loss", "nll", "rate", "penalty", "used"]
+    more = ["lr", "grad_norm", "seconds", "samples_per_second"]
+    assert list(train[0]) == fields + more and list(valid[0]) == [*fields, "seconds"]
+    assert train[-1]["loss"] < train[0]["loss"]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert sorted(os.listdir(tmp_path / "state")) == ["step_00000028", "step_00000030"]
+
+
+def test_a_row_is_the_mean_of_its_steps(tmp_path):
+    run_of(tmp_path / "each", log_every=1)
+    run_of(tmp_path / "third", log_every=3)
+    each = [row["loss"] for row in rows_of(tmp_path / "each") if row["split"] == "train"]
+    third = [row["loss"] for row in rows_of(tmp_path / "third") if row["split"] == "train"]
+    assert third == pytest.approx([sum(each[i : i + 3]) / 3 for i in range(0, 30, 3)])
+
+
+def test_export_is_called_once_with_the_final_model(tmp_path):
+    calls = []
+    run_of(tmp_path, steps=3, export=lambda model, path: calls.append((model, path)))
+    assert [path for _, path in calls] == [tmp_path / "model"]
+    assert not (tmp_path / "model").exists()
+
+
+def test_init_takes_weights_from_a_run_or_a_model_folder(tmp_path):
+    run_of(tmp_path / "first")
+    weights, _ = store.load_folder(tmp_path / "first/model")
+    for init in (tmp_path / "first", tmp_path / "first/model"):
+        seen = []
+
+        class First(Toy):
+            def forward(self, batch, seen=seen):
+                seen.append(self.encoder.weight.detach().clone())
+                return super().forward(batch)
+
+        run_of(tmp_path / init.name / "second", init=init, model=First(), steps=1)
+        assert torch.equal(seen[0], weights["encoder.weight"])
+    with pytest.raises(FormatError, match="not of this model"):
+        run_of(tmp_path / "third", init=tmp_path / "first", model=Toy(width=5))
+    with pytest.raises(FormatError, match="no such file"):
+        run_of(tmp_path / "fourth", init=tmp_path / "nowhere")
+
+
+def test_a_caller_keeps_his_random_numbers(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    model = Toy()
+    torch.manual_seed(5)
+    run_of(tmp_path, model=model, steps=2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    class Nested(Rows):
+        def batch(self, indices):
+            with pytest.raises(UsageError, match=f"in use by process {os.getpid()}"):
+                run_of(tmp_path, steps=1)
+            return super().batch(indices)
+
+    run_of(tmp_path, (Nested(toy_data(45)), None), steps=1)
+
+
+@pytest.mark.parametrize("progress", [False, True, "force"])
+def test_the_bar_is_for_terminals(tmp_path, capfd, progress):
+    run_of(tmp_path, steps=3, progress=progress)
+    assert ("3/3" in capfd.readouterr().err) == (progress == "force")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written to"):
+        run_of(tmp_path / "file" / "run")
+
+
+def test_out_of_memory_names_the_knob(tmp_path):
+    class Huge(Toy):
+        def forward(self, batch):
+            torch.empty(2**50)
+            return super().forward(batch)
+
+    with pytest.raises(TrainingStopped, match="out of memory with batch_size=8 in 2 parts: raise"):
+        run_of(tmp_path, model=Huge())
+
+
+def test_nothing_leaks(tmp_path):
+    def count():
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    run_of(tmp_path / "0", steps=2)
+    before = count()
+    for i in range(1, 4):
+        run_of(tmp_path / str(i), steps=5, save_every=1)
+    assert count() == before
+    assert not logging.getLogger("qvae").handlers
+
+
+def test_a_user_module_around_a_codebook_needs_no_hooks(tmp_path):
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.ModuleList([Toy()])
+
+        def forward(self, batch):
+            return self.inner[0](batch)
+
+    model = Around()
+    before = model.inner[0].sums.clone()
+    run_of(tmp_path, model=model, steps=2)
+    assert not torch.equal(model.inner[0].sums, before)
+    assert float(model.inner[0].staged_counts.sum()) == 0
+
+
+def test_a_folder_of_strings_works_too(tmp_path):
+    assert run_of(str(tmp_path / "run"), steps=1).run == Path(tmp_path / "run")
