@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
 
 

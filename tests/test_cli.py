@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import qvae
 from qvae.cli.main import COMMANDS, main
 from qvae.cli.train import split_overrides
 from qvae.errors import TrainingStopped, UsageError
@@ -38,6 +40,9 @@ PRIOR = """\
 prior: {name: transformer, num_layers: 1, dim: 16, num_heads: 2}
 train: {steps: 4, batch_size: 8, precision: float32}
 """
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(qvae.__file__).parents[1])}
 
 
 def make_images(folder, num=40):
@@ -333,10 +338,9 @@ def test_sigterm_saves_a_checkpoint_and_resume_goes_on(work, call):
     words = ["train", "ae.yaml", "--data", "images", "--run", "runs/long", "--threads", "1"]
     many = [*words, "--train.steps", "100000", "--train.save_every", "20"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "qvae", *many], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "qvae", *many], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
-    deadline = time.monotonic() + 60
-    while not any((work / "runs/long/state").glob("step_*")) and time.monotonic() < deadline:
+    while not any((work / "runs/long/state").glob("step_*")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
@@ -465,19 +469,25 @@ def test_eval(work, call):
     assert "psnr" in text and "(test, N=4)" in text and "FID" not in text
 
 
-def test_eval_clocks_hands_the_run_to_the_protocol(work, call, monkeypatch):
-    asked = []
+def test_eval_clocks_hands_the_run_to_the_protocol(call, monkeypatch):
+    import qvae.reports.clocks
+    import qvae.reports.demo
 
-    def evaluate(run, **options):
-        asked.append((run, sorted(options)))
-        return {"block": {"within_1_min": 0.5}}
+    def evaluate(run, *, seed, device):
+        return {"run": run, "seed": seed, "device": device}
 
-    reports = types.ModuleType("qvae.reports")
-    reports.clocks = types.SimpleNamespace(evaluate=evaluate)
-    monkeypatch.setitem(sys.modules, "qvae.reports", reports)
-    code, out, _ = call("eval", "runs/prior", "--clocks", "--json")
-    assert code == 0 and json.loads(out)["clocks"]["block"]["within_1_min"] == 0.5
-    assert asked == [("runs/prior", ["device", "seed"])]
+    monkeypatch.setattr(qvae.reports.clocks, "evaluate_clocks", evaluate)
+    monkeypatch.setattr(qvae.reports.demo, "table", lambda found: "the table")
+    words = ["eval", "runs/prior", "--clocks", "--device", "cpu", "--seed", "3"]
+    code, out, _ = call(*words, "--json")
+    assert code == 0
+    assert json.loads(out)["clocks"] == {"run": "runs/prior", "seed": 3, "device": "cpu"}
+    assert call(*words)[1] == "the table\n"
+
+
+def test_eval_clocks_of_other_runs_is_refused(work, call):
+    code, _, errors = call("eval", "runs/ae", "--clocks")
+    assert code == 2 and "tokens of clocks" in errors and one_sentence(errors)
 
 
 # -- clocks ----------------------------------------------------------------------------------
@@ -528,14 +538,17 @@ def test_clock_in_the_terminal(drawn, call, monkeypatch):
 
 
 def test_demo_hands_its_options_on(call, monkeypatch):
+    import qvae.reports.demo
+
     asked = {}
 
-    def run_demo(run, **options):
-        asked.update(options, run=run)
+    def run_demo(path, *, tell, **options):
+        tell("a stage")
+        asked.update(options, path=path)
         return {"score": 1.0}
 
-    reports = types.ModuleType("qvae.reports")
-    reports.demo = types.SimpleNamespace(run_demo=run_demo, table=lambda found: "the table")
-    monkeypatch.setitem(sys.modules, "qvae.reports", reports)
-    assert call("demo", "--quick", "--run", "here")[:2] == (0, "the table\n")
-    assert asked == {"run": "here", "is_quick": True, "device": "auto", "seed": 0, "progress": True}
+    monkeypatch.setattr(qvae.reports.demo, "run_demo", run_demo)
+    monkeypatch.setattr(qvae.reports.demo, "table", lambda found: "the table")
+    assert call("demo", "--quick", "--run", "here") == (0, "the table\n", "a stage\n")
+    assert asked == {"path": "here", "is_quick": True, "device": "auto", "seed": 0}
+    assert json.loads(call("demo", "--json")[1]) == {"score": 1.0}

@@ -1,7 +1,10 @@
 """Devices, precision, and two processes that train as one."""
 
 import math
+import os
+import signal
 import socket
+import threading
 
 import pytest
 import torch
@@ -33,7 +36,12 @@ def two_processes(action):
         fork(lambda rank=rank: action(rank), RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in range(2)
     ]
-    return [wait(pid) for pid in pids]
+    watchdog = threading.Timer(60, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+    watchdog.start()
+    try:
+        return [wait(pid) for pid in pids]
+    finally:
+        watchdog.cancel()
 
 
 def run_of(run, model, data=None, **changes):

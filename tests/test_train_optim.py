@@ -220,7 +220,7 @@ def test_orthogonalize_keeps_the_singular_vectors():
     torch.testing.assert_close(core - torch.diag(diagonal), torch.zeros(4, 4), atol=1e-4, rtol=0)
     rough = orthogonalize(matrix, dtype=torch.bfloat16)
     assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, orthogonalize(matrix), atol=0.05, rtol=0)
+    torch.testing.assert_close(rough, orthogonalize(matrix), atol=0.1, rtol=0)
     assert torch.isfinite(orthogonalize(torch.zeros(3, 3))).all()
 
 

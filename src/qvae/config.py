@@ -95,10 +95,8 @@ def load_recipe(
         UsageError: names the file, the dotted key and the rule.
 
     Example:
-        >>> load_recipe("vqvae", [("bottleneck.codebook_sizee", 8)])
-        Traceback (most recent call last):
-        qvae.errors.UsageError: --model.bottleneck.codebook_sizee: unknown key, did you mean \
-codebook_size?
+        >>> load_recipe("clock_style", [("bottleneck.levels", [8, 5]), ("seed", 3)]).seed
+        3
     """
     path = find_recipe(source)
     name = path.absolute().parent.name if path.name == "recipe.yaml" else path.stem
@@ -218,12 +216,15 @@ class _Checker:
             raise UsageError(f"{self.source}: needs one of model and prior, has {found}")
         if values["prior"] is not None and isinstance(values["data"] or {}, dict):
             values["data"] = {"name": "tokens", **(values["data"] or {})}
-        values = {key: self._mapping(key, values[key]) for key in _TOP if key != "seed"}
-        for part in PARTS if values["model"] else ():
-            values["model"][part] = self._mapping(f"model.{part}", values["model"].get(part))
-        for path, schema in _schemas(values):
-            self._check(values, path, schema)
-        return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **values)
+        sections: dict[str, Any] = {
+            key: self._mapping(key, values[key]) for key in _TOP if key != "seed"
+        }
+        model = sections["model"]
+        if model is not None:
+            model.update({part: self._mapping(f"model.{part}", model.get(part)) for part in PARTS})
+        for path, schema in _schemas(sections):
+            self._check(sections, path, schema)
+        return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **sections)
 
     def _mapping(self, path: str, value: Any) -> dict[str, Any] | None:
         if path in ("model", "prior") and value is None:

@@ -73,8 +73,8 @@ def names(kind: str) -> list[str]:
         UsageError: the kind is unknown.
 
     Example:
-        >>> names("encoder")
-        ['mlp', 'conv', 'patch']
+        >>> names("data")
+        ['clocks', 'images', 'tokens']
     """
     return list(_table(kind))
 

@@ -126,7 +126,7 @@ def autocast(args: argparse.Namespace, device: Any) -> Any:
 
 def note(text: str) -> None:
     """Tell the person something that is not the result."""
-    print(f"qvae: {text}", file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def output_folder(path: str | Path) -> Path:

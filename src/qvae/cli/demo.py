@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qvae.cli.common import Parser, Result, add_common, parse, prepare
+from qvae.cli.common import Parser, Result, add_common, note, parse, prepare
 
 __all__ = ["run_demo"]
 
@@ -14,10 +14,9 @@ def run_demo(parser: Parser, words: Sequence[str]) -> Result:
     add_common(parser, "device", "threads", "seed")
     args = parse(parser, words)
     prepare(args)
-    from qvae.reports import demo
+    from qvae.reports.demo import run_demo, table
 
-    found = demo.run_demo(
-        args.run, is_quick=args.quick, device=args.device, seed=args.seed or 0, progress=True
+    found = run_demo(
+        args.run, is_quick=args.quick, device=args.device, seed=args.seed or 0, tell=note
     )
-    table = getattr(demo, "table", None)
-    return Result(data=found, text=table(found) if table is not None else str(found))
+    return Result(data=found, text=table(found))

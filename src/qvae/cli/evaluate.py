@@ -1,6 +1,6 @@
 """``qvae eval``: the scores of a run on its test data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qvae.cli.common import Parser, Result, add_common, autocast, parse, prepare
@@ -21,9 +21,11 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         parser.error("--clocks: takes no --data, the protocol has its own times and styles")
     device = prepare(args)
     if args.clocks:
-        from qvae.reports import clocks
+        from qvae.reports.clocks import evaluate_clocks
+        from qvae.reports.demo import table
 
-        return _clocks(clocks, args, device)
+        found = evaluate_clocks(args.run, seed=args.seed or 0, device=str(device))
+        return Result(data={"run": args.run, "clocks": found}, text=table(found))
     from qvae.runs.loading import open_run, open_run_data
     from qvae.runs.scores import evaluate_run
 
@@ -35,23 +37,6 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         for name, row in scores.items()
     ]
     return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
-
-
-def _clocks(clocks: Any, args: Any, device: Any) -> Result:
-    found: Mapping[str, Any] = clocks.evaluate(args.run, device=device, seed=args.seed or 0)
-    table = getattr(clocks, "table", None)
-    text = table(found) if table is not None else "\n".join(_flat(found))
-    return Result(data={"run": args.run, "clocks": found}, text=text)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix + str(key):<40}{_digits(value)}")
-    return lines
 
 
 def _digits(value: Any) -> str:

@@ -4,7 +4,7 @@
     130/143 interrupted
 
 Standard output holds the result and nothing else: text, or with ``--json`` one JSON object.
-Progress and remarks go to standard error. An error is one sentence on standard error; with
+Progress and remarks go to standard error. An error is one sentence there, after ``qvae:``; with
 ``--json`` standard output holds ``{"error": ..., "exit_code": ...}`` as well. Nothing here
 imports torch; a command does so when it starts to work.
 """
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     wants_json = "--json" in words
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("qvae: %(message)s"))
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("qvae").addHandler(handler)
     try:
         _write(_dispatch(words), wants_json)

@@ -32,15 +32,17 @@ class Run:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """What the model can be told."""
-        is_prior = isinstance(self.model, Prior)
-        return self.model.conditions if is_prior else self.model.spec.conditions
+        """What the columns of ``cond`` mean to the model."""
+        if isinstance(self.model, Prior):
+            return self.model.conditions
+        return self.model.spec.conditions
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        is_prior = isinstance(self.model, Prior)
-        return self.model.device if is_prior else next(self.model.parameters()).device
+        if isinstance(self.model, Prior):
+            return self.model.device
+        return next(self.model.parameters()).device
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer.

@@ -99,12 +99,12 @@ def _score_autoencoder(
         scores["ssim"] = means.row("ssim", "1")
     if codes is not None:
         cells = math.prod(model.grid)
-        found = codes.result()
+        found: dict[str, Any] = dict(codes.result())
         scores["usage"] = _row(found["usage"], "share of codes", means.num)
         scores["perplexity"] = _row(found["perplexity"], "codes", means.num)
-        scores["bits"] = _row(cells * float(found["max_bits"]), "bits/sample", means.num)
+        scores["bits"] = _row(cells * found["max_bits"], "bits/sample", means.num)
         scores["entropy_bits"] = _row(
-            cells * float(found["entropy_bits"]), "bits/sample, unigram", means.num
+            cells * found["entropy_bits"], "bits/sample, unigram", means.num
         )
     else:
         scores["bits"] = means.row("rate", "bits/sample, KL", scale=1 / math.log(2))

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -88,10 +88,14 @@ class Engine:
             # Torch's own annotations leave this overload out.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(device=self.device)
-        if self.world > 1:
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.detach(), src=0)
+        self.share([*model.parameters(), *model.buffers()])
         return model
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the first one's values, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
 
     def place_input(self, x: Tensor) -> Tensor:
         """Give images the memory layout of the convolutions."""

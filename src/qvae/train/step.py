@@ -101,7 +101,8 @@ class Stepper:
         forward: Any = torch.compile(model, dynamic=False) if settings.compile else model
         self._wrapped = engine.wrap(forward)
         # A module with after_step keeps its promise that forward only counts. Others, such as
-        # batch norm, change their buffers in forward: these are put back when a step is refused.
+        # batch norm, change their buffers in forward: these are put back when a step is refused,
+        # and are the first process's when it is not.
         self._volatile = [
             buffer
             for module in model.modules()
@@ -150,6 +151,7 @@ class Stepper:
         torch.manual_seed(noise_seed(settings.seed, "commit", step))  # the same on every process
         with torch.no_grad():
             call_hook(self.model, "after_step")
+        self.engine.share(self._volatile)
         self.num_updates += 1
         self.average.update(self.num_updates)
         self.clip.update(min(norm, limit))
