@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import BOTTLENECKS, QUANTIZERS, REVIVING
 
+from cases import BOTTLENECKS, QUANTIZERS, REVIVING
 from qvae import registry
 from qvae.bottlenecks.base import Quantizer
 from qvae.bottlenecks.gaussian import gaussian_kl
@@ -146,8 +146,11 @@ def test_masked_positions_touch_nothing(name):
     second = bottleneck(changed, mask)
     bottleneck.after_step()
     assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
-    assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics
-               if n != "active_dims")
+    assert all(
+        torch.equal(first.metrics[n], second.metrics[n])
+        for n in first.metrics
+        if n != "active_dims"
+    )
     assert same(state_first, state(bottleneck))
 
 
@@ -319,8 +322,9 @@ def test_fsq_codes_count_the_grid_of_digits():
     codes = torch.arange(1000)[:, None]
     values = fsq.decode(codes)
     assert len(torch.unique(values, dim=0)) == 1000
-    assert torch.allclose(values.tanh()[1] - values.tanh()[0], torch.tensor([2 / 8, 0, 0, 0]),
-                          atol=1e-6)
+    assert torch.allclose(
+        values.tanh()[1] - values.tanh()[0], torch.tensor([2 / 8, 0, 0, 0]), atol=1e-6
+    )
 
 
 def test_fsq_stops_gradients_that_lead_out_of_its_range_and_no_others():

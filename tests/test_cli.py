@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,8 +275,6 @@ def test_tokens_of_another_tokenizer_are_refused(work, call):
 
 
 def test_a_tokenizer_that_did_not_make_the_tokens_stops_a_prior(work, call, tmp_path):
-    import shutil
-
     shutil.copytree(work / "tokens", tmp_path / "tokens")
     shutil.rmtree(tmp_path / "tokens/tokenizer")
     words = ["train", "prior.yaml", "--data", tmp_path / "tokens", "--run", "runs/mixed"]
@@ -290,7 +289,8 @@ def test_a_tokenizer_that_did_not_make_the_tokens_stops_a_prior(work, call, tmp_
 def test_init_of_another_model_is_refused(work, call):
     words = ["--data", "images", "--run", "runs/init", "--init", "runs/vae"]
     code, _, errors = call("train", "ae.yaml", *words)
-    assert code == 4 and one_sentence(errors), errors
+    assert code == 4 and "weights of another model" in errors and one_sentence(errors), errors
+    assert not (work / "runs/init").exists()
 
 
 # -- other endings ---------------------------------------------------------------------------
@@ -408,6 +408,19 @@ def test_sample_a_prior(work, call):
         *words, "-o", "out/x", "--guidance", "2", "--top-k", "2", "--top-p", "0.9"
     )
     assert code == 0, errors
+
+
+def test_the_sampler_s_settings_come_from_the_recipe(work, call, tmp_path):
+    shutil.copytree(work / "runs/prior", tmp_path / "run")
+    recipe = tmp_path / "run/recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("temperature: 1.0", "temperature: 0.0"))
+    for seed in (1, 2):  # the likeliest sample is the same for every seed
+        words = ["sample", tmp_path / "run", "--seed", seed, "--cond", "time=4:20"]
+        assert call(*words, "-o", tmp_path / f"cold{seed}")[0] == 0
+        assert call(*words, "-o", tmp_path / f"hot{seed}", "--temperature", "9")[0] == 0
+    cold, other = ((tmp_path / f"cold{seed}/000000.png").read_bytes() for seed in (1, 2))
+    hot, another = ((tmp_path / f"hot{seed}/000000.png").read_bytes() for seed in (1, 2))
+    assert cold == other and hot != another
 
 
 @pytest.mark.parametrize(

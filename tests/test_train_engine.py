@@ -1,5 +1,6 @@
 """Devices, precision, and two processes that train as one."""
 
+import contextlib
 import math
 import os
 import signal
@@ -36,12 +37,17 @@ def two_processes(action):
         fork(lambda rank=rank: action(rank), RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in range(2)
     ]
-    watchdog = threading.Timer(60, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+    watchdog = threading.Timer(60, lambda: [_kill(pid) for pid in pids])
     watchdog.start()
     try:
         return [wait(pid) for pid in pids]
     finally:
         watchdog.cancel()
+
+
+def _kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def run_of(run, model, data=None, **changes):

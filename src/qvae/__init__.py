@@ -4,7 +4,6 @@ The names below are loaded when they are first used, so ``import qvae`` imports 
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _EXPORTS = {
@@ -20,15 +19,17 @@ _EXPORTS = {
     "save_model": "qvae.pretrained",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
-
-try:
-    __version__ = version("qvae")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # importlib.metadata is slow to import
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("qvae")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     if name not in _EXPORTS:
         raise AttributeError(f"module 'qvae' has no attribute {name!r}")
     return getattr(import_module(_EXPORTS[name]), name)

@@ -1,7 +1,7 @@
 """The graph of every rung: encoder -> bottleneck -> decoder -> likelihood, and its loss."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,29 @@ from qvae.likelihoods import Likelihood
 from qvae.networks.condition import Conditioner
 from qvae.types import Batch, DataSpec, Latent, Loss
 
-__all__ = ["Autoencoder", "build_autoencoder"]
+__all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder"]
+
+
+class Encoder(Protocol):
+    """A module that looks at data."""
+
+    out_dim: int
+    """Channels of what it returns."""
+    grid: tuple[int, ...]
+    """Axes of what it returns; empty for one vector a sample."""
+
+    def __call__(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        """Turn ``x [B, C, *S]`` and condition features ``[B, F]`` into ``[B, out_dim, *grid]``."""
+
+
+class Decoder(Protocol):
+    """A module that draws data."""
+
+    in_dim: int
+    """Channels of what it takes."""
+
+    def __call__(self, z: Tensor, cond: Tensor | None) -> Tensor:
+        """Turn ``z [B, in_dim, *grid]`` and condition features into ``[B, P, *S]``."""
 
 
 class Autoencoder(nn.Module):
@@ -47,9 +69,9 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         spec: DataSpec,
-        encoder: nn.Module,
+        encoder: Encoder,
         bottleneck: Bottleneck,
-        decoder: nn.Module,
+        decoder: Decoder,
         likelihood: Likelihood,
         *,
         beta: float = 1.0,
@@ -186,7 +208,7 @@ def build_autoencoder(config: Mapping[str, Any], spec: DataSpec) -> Autoencoder:
         conditioner=conditioner,
         **rest,
     )
-    model.config = {key: value for key, value in config.items()}
+    model.config = dict(config)
     return model
 
 

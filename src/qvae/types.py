@@ -13,7 +13,7 @@ and has the same loss, per sample and in nats: ``nll + beta * rate + penalty``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Float, Int, Shaped
@@ -72,11 +72,11 @@ class Batch:
 
     def to(self, device: Any) -> "Batch":
         """The same batch on a device."""
-        moved = {
-            f.name: value if (value := getattr(self, f.name)) is None else value.to(device)
-            for f in fields(self)
-        }
-        return Batch(**moved)
+        return Batch(
+            x=self.x.to(device),
+            cond=None if self.cond is None else self.cond.to(device),
+            ids=None if self.ids is None else self.ids.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

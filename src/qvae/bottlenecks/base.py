@@ -64,10 +64,10 @@ class Bottleneck(nn.Module, ABC):
         """Return the most likely z: what ``forward`` returns, without its noise."""
         return self(z_e).z
 
-    def after_step(self) -> None:  # noqa: B027  (an optional hook, not an abstract one)
+    def after_step(self) -> None:
         """Commit what the forwards since the last step counted."""
 
-    def discard_step(self) -> None:  # noqa: B027
+    def discard_step(self) -> None:
         """Drop what the forwards since the last step counted."""
 
 

@@ -1,6 +1,7 @@
 """Finite scalar quantization: round each coordinate; there is no table to learn."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +44,10 @@ class FSQ(Quantizer):
         >>> FSQ(levels=[8, 5, 5, 5]).codebook_sizes
         (1000,)
     """
+
+    levels: Tensor
+    strides: Tensor
+    outermost: Tensor
 
     def __init__(self, *, levels: list[int], overshoot_weight: float = 1.0) -> None:
         super().__init__()
@@ -107,12 +112,12 @@ class _StopOutward(torch.autograd.Function):
     """Identity whose gradient never asks a coordinate to move farther out than its last value."""
 
     @staticmethod
-    def forward(ctx, z_e: Tensor, outermost: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx: Any, z_e: Tensor, outermost: Tensor) -> Tensor:
         ctx.save_for_backward(z_e, outermost)
         return z_e.view_as(z_e)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         z_e, outermost = ctx.saved_tensors
         # Descent moves against the gradient.
         is_outward = (z_e.abs() > outermost) & (z_e * gradient < 0)

@@ -1,5 +1,7 @@
 """The small functions that quantizers share. One idea each; none holds state."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -43,11 +45,11 @@ def straight_through(
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z_e: Tensor, z_q: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx: Any, z_e: Tensor, z_q: Tensor) -> Tensor:
         return z_q.to(z_e.dtype).clone() if z_q.dtype != z_e.dtype else z_q.clone()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -115,9 +117,7 @@ def broadcast_from_main(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def commitment(
-    z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]
-) -> Float[Tensor, "*N"]:
+def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
     """Return ``||z_e - sg(z_q)||^2`` of each vector, the pull of the encoder to its code."""
     return F.mse_loss(z_e.float(), z_q.detach().float(), reduction="none").sum(-1)
 

@@ -63,9 +63,7 @@ class Gaussian(Bottleneck):
         kl = gaussian_kl(mean, log_var)
         metrics = {"active_dims": (kl.detach().flatten(0, -2).mean(0) > 0.01).float().sum()}
         rate = sum_per_sample(kl.sum(-1), mask)
-        return Latent(
-            z=z.to(z_e.dtype), rate=rate, penalty=torch.zeros_like(rate), metrics=metrics
-        )
+        return Latent(z=z.to(z_e.dtype), rate=rate, penalty=torch.zeros_like(rate), metrics=metrics)
 
     def mode(self, z_e: Float[Tensor, "B *G in_dim"]) -> Float[Tensor, "B *G out_dim"]:
         """Return the posterior's mean."""

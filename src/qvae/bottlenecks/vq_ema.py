@@ -59,6 +59,16 @@ class VQEMA(Quantizer):
         True
     """
 
+    codebook: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
+    num_steps: Tensor
+    is_initialized: Tensor
+    staged_counts: Tensor
+    staged_sums: Tensor
+    pool: Tensor
+    pool_fill: Tensor
+
     def __init__(
         self,
         *,

@@ -16,7 +16,9 @@ __all__ = ["run_clock"]
 def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     """Draw each time ``-n`` times; ``-o`` is one PNG (a row for each time) or a folder."""
     parser.add_argument("times", nargs="+", metavar="TIME", help="such as 4:20, 16:20 or 4h20")
-    parser.add_argument("-n", type=positive, default=1, metavar="N", help="clocks of each time")
+    parser.add_argument(
+        "-n", type=positive, metavar="N", help="clocks of each time (default: 4; in a FILE.png 1)"
+    )
     parser.add_argument(
         "--scale", type=positive, default=1, metavar="N", help="pixels for one (default: 1)"
     )
@@ -37,14 +39,15 @@ def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     prepare(args)
     from qvae.clock import draw_clocks
 
-    pictures = np.asarray(draw_clocks(minutes, num=args.n, seed=args.seed or 0))
+    num = args.n or (1 if is_file else 4)
+    pictures = np.asarray(draw_clocks(minutes, num=num, seed=args.seed or 0))
     if args.output is None:
         return Result(text="\n\n".join(_terminal(row) for row in pictures))
     pictures = pictures.repeat(args.scale, axis=2).repeat(args.scale, axis=3)
     files = _save_sheet if is_file else _save_folder
     written = files(pictures, Path(args.output), args.times)
     times = [format_time(value) for value in minutes]
-    data = {"files": [str(path) for path in written], "times": times, "n": args.n}
+    data = {"files": [str(path) for path in written], "times": times, "n": num}
     return Result(data=data, text="\n".join(map(str, written)))
 
 

@@ -19,6 +19,8 @@ any key of the recipe can be overridden: --train.steps 500 --model.bottleneck.di
 def run_train(parser: Parser, words: Sequence[str]) -> Result:
     """Train, and report the last evaluation."""
     _add_arguments(parser)
+    if list(words) in (["--help"], ["-h"]):  # the static help, without reading any YAML
+        return Result(text=parser.format_help().rstrip())
     rest, overrides = split_overrides(words)
     asks_help = [word for word in rest if word in ("-h", "--help")]
     args = parse(parser, [word for word in rest if word not in asks_help])

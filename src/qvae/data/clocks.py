@@ -31,8 +31,9 @@ def clock_hours(minutes: np.ndarray, *, mirror: bool = False) -> Float[Tensor, "
     ``mirror`` gives the time that a mirror would show: 12:00 - t.
 
     Example:
-        >>> clock_hours(np.array([270.0])).tolist(), clock_hours(np.array([270.0]), mirror=True).tolist()
-        ([[4.5]], [[7.5]])
+        >>> half_past_four = np.array([270.0])
+        >>> clock_hours(half_past_four).item(), clock_hours(half_past_four, mirror=True).item()
+        (4.5, 7.5)
     """
     minutes = np.asarray(minutes, dtype=np.float64)
     if mirror:

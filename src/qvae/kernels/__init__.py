@@ -10,9 +10,7 @@ from qvae.kernels.tiled import nearest as _tiled
 __all__ = ["describe", "nearest"]
 
 
-def nearest(
-    z: Float[Tensor, "N D"], codebook: Float[Tensor, "V D"]
-) -> Int[Tensor, " N"]:
+def nearest(z: Float[Tensor, "N D"], codebook: Float[Tensor, "V D"]) -> Int[Tensor, " N"]:
     """Return the index of the Euclidean-nearest row of ``codebook`` for each row of ``z``.
 
     Distances are float32 (float64 for double input) whatever autocast says, and memory stays

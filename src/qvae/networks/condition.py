@@ -24,8 +24,8 @@ class Conditioner(nn.Module):
 
     A ``category`` gives one feature per name; a ``number`` (standardised, as in
     :class:`~qvae.types.Condition`) itself and three sine/cosine pairs; a ``cyclic`` value v the
-    harmonics 1..8 of its period, and, if the period is a whole number above 1 of a named unit,
-    also the harmonics 1..8 of one unit: ``cyclic(12h)`` yields the angles of both clock hands.
+    harmonics k = 1..8 of its period at amplitude 1/k, and, if the period is a whole number above
+    1 of a named unit, also those of one unit: ``cyclic(12h)`` yields the angles of both hands.
 
     Shapes: cond [B M] -> [B dim].
 
@@ -113,7 +113,10 @@ def _features(condition: Condition, value: Float[Tensor, " B"]) -> Float[Tensor,
     turns = [(value / condition.period) % 1.0]
     if _has_unit_harmonics(condition):
         turns.append(value % 1.0)
-    return torch.cat([_sin_cos(2 * math.pi * turn[:, None] * harmonics) for turn in turns], dim=-1)
+    # Falling with the harmonic: smooth functions come easier, so unseen angles are bridged.
+    falling = torch.cat([1 / harmonics, 1 / harmonics])
+    angles = [2 * math.pi * turn[:, None] * harmonics for turn in turns]
+    return torch.cat([_sin_cos(angle) * falling for angle in angles], dim=-1)
 
 
 def _sin_cos(angles: Float[Tensor, "B H"]) -> Float[Tensor, "B F"]:

@@ -74,6 +74,8 @@ class CoordEncoder(nn.Module):
         torch.Size([2, 1, 8])
     """
 
+    places: Tensor
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -233,7 +235,8 @@ class CoordDecoder(nn.Module):
     def _scene(self, style: Tensor, cond: Tensor | None) -> Float[Tensor, "B F H W"]:
         """Return ramps and canvas in the sample's own frame, in float32."""
         num = len(style)
-        moved = torch.eye(2, 3, device=style.device) + 0.3 * self.frame(style).float().view(-1, 2, 3)
+        at_rest = torch.eye(2, 3, device=style.device)
+        moved = at_rest + 0.3 * self.frame(style).float().view(-1, 2, 3)
         slopes = self.slopes(cond, num) + self.style_slopes(style).float().view(num, -1, 3)
         with torch.autocast(style.device.type, enabled=False):
             places = moved @ self.places

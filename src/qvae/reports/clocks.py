@@ -101,6 +101,7 @@ def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict
     """
     split = Clocks(mirror=mirror).test()
     batch = split.batch(np.arange(len(split)))
+    assert batch.cond is not None, "clocks have a time"
     minutes = np.tile(np.arange(_NUM_TIMES), _NUM_STYLES)
     tokens = torch.cat(
         [

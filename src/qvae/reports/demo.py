@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from qvae.config import load_recipe
-from qvae.data.clocks import Clocks
 from qvae.data.tokens import TokenData
 from qvae.errors import UsageError
 from qvae.reports.clocks import draw_times, evaluate_clocks
@@ -61,7 +60,7 @@ def run_demo(
     """
     path = Path(path)
     _claim(path, {"demo": "quick" if is_quick else "full", "seed": seed})
-    options = {"device": device, "resume": True, "progress": progress}
+    options: dict[str, Any] = {"device": device, "resume": True, "progress": progress}
     seconds: dict[str, float] = {}
     with _timed(seconds, "tokenizer"):
         tell("1/4 tokenizer: from pixels to 48 style tokens and back, told the time")
@@ -173,5 +172,7 @@ def table(report: Mapping[str, Any]) -> str:
         row = recon["time_swap"]["off_block"]
         lines.append(f"time swap              {row['within_1']:.1%} within 1 min off the block")
     if seconds:
-        lines.append("seconds                " + ", ".join(f"{k} {v:g}" for k, v in seconds.items()))
+        lines.append(
+            "seconds                " + ", ".join(f"{k} {v:g}" for k, v in seconds.items())
+        )
     return "\n".join(lines)

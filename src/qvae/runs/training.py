@@ -14,6 +14,7 @@ from qvae.data.tokens import TokenData
 from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.runs.build import build_data, build_model, check_values
+from qvae.store import load_folder
 from qvae.tokenizer import Tokenizer
 from qvae.train import TrainResult, fit
 
@@ -67,6 +68,8 @@ def train_recipe(
     _check_folders(Path(run), resume, init)
     data = build_data(recipe)
     model = build_model(recipe, data)
+    if init is not None:
+        _load_weights(model, Path(init))
     export = partial(_export, tokenizer=_tokenizer_folder(data) if recipe.prior else None)
     tell(f"run folder {run}")
     return fit(
@@ -74,7 +77,6 @@ def train_recipe(
         data,
         run=run,
         resume=resume,
-        init=init,
         recipe=recipe.resolved(),
         export=export,
         progress=progress,
@@ -93,6 +95,24 @@ def _check_folders(run: Path, resume: bool, init: str | Path | None) -> None:
         raise UsageError(
             f"run={str(run)!r} already holds a run; pass --resume to go on or choose another --run"
         )
+
+
+def _load_weights(model: nn.Module, init: Path) -> None:
+    """Take another run's weights; here and not in ``fit``, so that no folder is made in vain."""
+    folder = init / "model" if (init / "model").is_dir() else init
+    tensors, _ = load_folder(folder)
+    own = model.state_dict()
+    wrong = sorted(
+        name
+        for name in set(own) | set(tensors)
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+    )
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise FormatError(
+            f"{folder}: weights of another model; they differ in {', '.join(wrong[:4])}{more}"
+        )
+    model.load_state_dict(tensors)
 
 
 def _tokenizer_folder(data: DataModule) -> Path:

@@ -1,6 +1,7 @@
 """Device, precision and processes. The only file of training that knows torch.distributed."""
 
 import contextlib
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -205,4 +206,7 @@ def running_engine(*, device: str, precision: str) -> Iterator[Engine]:
         yield Engine(rank=rank, world=world, device=found, precision=kind)
     finally:
         if joins:
+            # The gradient reducer has to go first: when it is the last to hold the group, its
+            # destructor waits for gloo's threads under Python's lock, which one of them wants.
+            gc.collect()
             dist.destroy_process_group()

@@ -34,6 +34,7 @@ from qvae.train.settings import TrainSettings, changed_settings
 from qvae.train.sources import Feed, as_pair, open_feed
 from qvae.train.state import load_model_state
 from qvae.train.step import Stepper
+from qvae.yaml_text import dump_yaml
 
 __all__ = ["TrainResult", "fit"]
 
@@ -115,6 +116,7 @@ def fit(
             _load_weights(model, Path(init))
         engine.on_main(lambda: _prepare_files(run, start, recipe, engine, options))
         stepper = _build_stepper(model, engine, options)
+        stack.callback(stepper.close)
         loop = Loop(stepper, feed=feed, valid=valid, run=run, stop=stop, start=start)
         if checkpoint is not None:
             loop.restore(checkpoint)
@@ -215,10 +217,7 @@ def _prepare_files(
     settings: TrainSettings,
 ) -> None:
     if recipe is not None:
-        import yaml
-
-        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-        write_text(run / "recipe.yaml", text)
+        write_text(run / "recipe.yaml", dump_yaml(dict(recipe)))
     store.write_json(run / "env.json", describe_machine(engine, seed=settings.seed))
     MetricsLog.cut(run / "metrics.jsonl", step=start)
 

@@ -110,6 +110,10 @@ class Stepper:
             for buffer in module.buffers(recurse=False)
         ]
 
+    def close(self) -> None:
+        """Let go of what holds the process group, which must not end with it."""
+        self._wrapped = self.model
+
     def run(self, step: int, micro_batches: Sequence[Batch]) -> StepResult:
         """Take a step; ``step`` counts from 0 and keys the noise."""
         before = [buffer.clone() for buffer in self._volatile]
