@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qvae.networks import Conditioner
+from qvae.networks import Conditioner, ConditionFeatures
 from qvae.types import Condition
 
 ONE_CATEGORY = (Condition(name="label", kind="category", categories=("cat", "dog")),)
@@ -27,13 +27,13 @@ def test_conditioner_features_by_hand():
     torch.testing.assert_close(features[3:11], number)
     k = torch.arange(1, 9)
     hour, minute = 2 * math.pi * 4.25 / 12 * k, 2 * math.pi * 0.25 * k
-    hands = torch.cat([hour.sin() / k, hour.cos() / k, minute.sin() / k, minute.cos() / k])
+    hands = torch.cat([hour.sin(), hour.cos(), minute.sin(), minute.cos()])
     hands = torch.cat([hands, torch.zeros(1)])
     torch.testing.assert_close(features[11:44], hands, rtol=0, atol=1e-5)
     angle = math.pi / 2 * k
     torch.testing.assert_close(
         features[44:],
-        torch.cat([angle.sin() / k, angle.cos() / k, torch.zeros(1)]),
+        torch.cat([angle.sin(), angle.cos(), torch.zeros(1)]),
         rtol=0,
         atol=1e-5,
     )
@@ -44,7 +44,16 @@ def test_conditioner_is_periodic_and_tells_every_minute_apart():
     times = torch.arange(720)[:, None] / 60
     torch.testing.assert_close(clock.features(times), clock.features(times + 12), rtol=0, atol=2e-4)
     distances = torch.cdist(clock.features(times), clock.features(times))
-    assert (distances + 100 * torch.eye(720)).min() > 0.2
+    assert (distances + 100 * torch.eye(720)).min() > 0.5
+
+
+def test_one_harmonic_leaves_a_turn_and_nothing_else():
+    features = ConditionFeatures((CONDITIONS[2],), harmonics=1)(torch.tensor([[3.25]]))
+    hour, minute = 2 * math.pi * 3.25 / 12, 2 * math.pi * 0.25
+    turn = [math.sin(hour), math.cos(hour), math.sin(minute), math.cos(minute), 0.0]
+    torch.testing.assert_close(features, torch.tensor([turn]), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="harmonics=0"):
+        ConditionFeatures((CONDITIONS[2],), harmonics=0)
 
 
 @pytest.mark.parametrize(

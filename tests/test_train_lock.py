@@ -2,13 +2,13 @@
 
 import json
 import os
-import random
 import signal
 import time
 
 import pytest
 
 from qvae.errors import UsageError
+from qvae.train import lock
 from qvae.train.lock import run_lock
 from train_toy import die, fork, forked, wait
 
@@ -21,6 +21,18 @@ def hold(run, seconds=0.0):
 def die_holding(run):
     with run_lock(run):
         die()
+
+
+def slow_down(lock):
+    """Give others time between looking at the lock and taking it."""
+    look = lock._read
+
+    def slow_look(path):
+        owner = look(path)
+        time.sleep(0.01)
+        return owner
+
+    lock._read = slow_look
 
 
 def wait_for(path):
@@ -65,8 +77,9 @@ def test_of_many_that_come_at_once_one_wins(tmp_path, left):
             (run / ".lock").touch()
         read, write = os.pipe()
 
-        def contend(run=run, read=read, write=write, trial=trial):
-            time.sleep(random.Random(trial * os.getpid()).uniform(0, 0.003))
+        def contend(run=run, read=read, write=write):
+            slow_down(lock)
+            signal.alarm(10)  # two winners would wait for each other
             try:
                 with run_lock(run):
                     os.close(write)

@@ -249,7 +249,9 @@ def test_state_goes_round_bit_for_bit(name):
         optimizers.step(0.01)
 
     settings = TrainSettings(optimizer=name)
-    models = [Toy().to(memory_format=torch.channels_last) for _ in range(2)]
+    models = [nn.ModuleList([Toy(), nn.Conv2d(3, 4, 3)]) for _ in range(2)]
+    for model in models:
+        model.to(memory_format=torch.channels_last)
     first, second = (
         build_optimizers(model, settings, device=CPU, precision="float32") for model in models
     )

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from qvae.errors import QvaeError
+from qvae.train.checkpoint import latest_checkpoint, prune, save_checkpoint
 from qvae.types import Batch, Loss
 
 SETTINGS: dict[str, Any] = {
@@ -25,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 1e-2,
     "weight_decay": 0.1,
     "weight_ema": 0.9,
+    "clip_factor": 1.05,  # so that it clips
     "eval_every": 7,
     "save_every": 4,
     "log_every": 3,
@@ -129,6 +131,34 @@ def files_of(run: Path, step: int) -> dict[str, bytes]:
         *run.glob("model/*.safetensors"),
     ]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
+
+
+def parts(step: int, num: int = 1000) -> dict[str, dict[str, Tensor]]:
+    """Tensors that say of which step they are."""
+    return {
+        "model": {"weight": torch.full((num,), float(step)), "count": torch.tensor(step)},
+        "average": {"weight": torch.full((7, 3), float(step), dtype=torch.bfloat16)},
+    }
+
+
+def save(state: Path, step: int, num: int = 1000) -> None:
+    """Write such a checkpoint."""
+    save_checkpoint(state, step=step, parts=parts(step, num), facts={"step": step})
+    prune(state, keep=2)
+
+
+def loads(state: Path) -> int:
+    """The newest step, after checking that everything in it is of that step."""
+    found = latest_checkpoint(state)
+    assert found is not None
+    assert found.facts == {"step": found.step}
+    for part, tensors in parts(found.step).items():
+        read = found.tensors(part)
+        assert sorted(read) == sorted(tensors)
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            assert (read[name] == tensor).all()
+    return found.step
 
 
 def fork(action: Callable[[], object], **env: str) -> int:

@@ -1,7 +1,8 @@
 """The graph of every rung: encoder -> bottleneck -> decoder -> likelihood, and its loss."""
 
+import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from qvae import registry
 from qvae.bottlenecks.base import Bottleneck
 from qvae.likelihoods import Likelihood
-from qvae.networks.condition import Conditioner
+from qvae.networks.condition import ConditionFeatures
 from qvae.types import Batch, DataSpec, Latent, Loss
 
 __all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder"]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A module that looks at data."""
 
@@ -28,6 +30,7 @@ class Encoder(Protocol):
         """Turn ``x [B, C, *S]`` and condition features ``[B, F]`` into ``[B, out_dim, *grid]``."""
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A module that draws data."""
 
@@ -75,7 +78,7 @@ class Autoencoder(nn.Module):
         likelihood: Likelihood,
         *,
         beta: float = 1.0,
-        conditioner: Conditioner | None = None,
+        conditioner: ConditionFeatures | None = None,
         swap_prob: float = 0.0,
         edge_weight: float = 0.0,
     ) -> None:
@@ -154,8 +157,7 @@ class Autoencoder(nn.Module):
         if cond is None:  # not told anything
             weight = next(self.parameters())
             cond = torch.full((num, len(self.spec.conditions)), torch.nan, device=weight.device)
-        # The fixed features go along: a network can then use an angle's sine as it is.
-        return torch.cat([self.conditioner.features(cond), self.conditioner(cond)], dim=-1)
+        return self.conditioner(cond)
 
     def _swap(self, z: Float[Tensor, "B *G D"]) -> Float[Tensor, "B *G D"]:
         swapped = torch.rand(z.shape[:-1], device=z.device) < self.swap_prob
@@ -182,7 +184,8 @@ def build_autoencoder(config: Mapping[str, Any], spec: DataSpec) -> Autoencoder:
 
     ``config`` holds ``encoder``, ``bottleneck``, ``decoder`` and ``likelihood``, each a name of
     the registry and its arguments, and the keyword arguments of :class:`Autoencoder`;
-    ``conditional: true`` gives the conditions to encoder and decoder.
+    ``conditional: true`` gives the conditions to encoder and decoder, cyclic ones by
+    ``harmonics`` (8) multiples of their angle.
 
     Raises:
         UsageError: for a name that the registry does not hold.
@@ -190,15 +193,17 @@ def build_autoencoder(config: Mapping[str, Any], spec: DataSpec) -> Autoencoder:
     """
     rest = {key: value for key, value in config.items() if key not in _PARTS}
     conditioner, cond_dim = None, 0
+    harmonics = rest.pop("harmonics", 8)
     if rest.pop("conditional", False):
         if not spec.conditions:
             raise ValueError("model.conditional=true: the data has no condition; name one (--cond)")
-        conditioner = Conditioner(spec.conditions, dim=_COND_DIM)
-        cond_dim = conditioner.feature_dim + conditioner.dim
+        conditioner = ConditionFeatures(spec.conditions, harmonics=harmonics)
+        cond_dim = conditioner.dim
     likelihood = _make("likelihood", config)
-    encoder = _make("encoder", config, spec.shape, cond_dim=cond_dim)
+    told = {"cond_dim": cond_dim, "turns": conditioner.turns if conditioner else ()}
+    encoder = _make("encoder", config, spec.shape, **told)
     params_shape = (likelihood.num_params(spec.shape[0]), *spec.shape[1:])
-    decoder = _make("decoder", config, params_shape, grid=encoder.grid, cond_dim=cond_dim)
+    decoder = _make("decoder", config, params_shape, grid=encoder.grid, **told)
     model = Autoencoder(
         spec,
         encoder,
@@ -212,10 +217,12 @@ def build_autoencoder(config: Mapping[str, Any], spec: DataSpec) -> Autoencoder:
     return model
 
 
-_COND_DIM = 128
 _PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 
 
 def _make(kind: str, config: Mapping[str, Any], *runtime: Any, **extra: Any) -> Any:
     arguments = dict(config[kind])
-    return registry.resolve(kind, arguments.pop("name"))(*runtime, **extra, **arguments)
+    component = registry.resolve(kind, arguments.pop("name"))
+    takes = inspect.signature(component).parameters
+    extra = {name: value for name, value in extra.items() if name != "turns" or name in takes}
+    return component(*runtime, **extra, **arguments)

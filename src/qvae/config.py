@@ -43,6 +43,12 @@ _NOT_IN_RECIPE = {
 }
 _MODEL_EXTRA = [
     Argument(name="conditional", annotation=bool, default=False, doc="use the data's conditions."),
+    Argument(
+        name="harmonics",
+        annotation=int,
+        default=8,
+        doc="of a cyclic condition, multiples of its angle.",
+    ),
 ]
 _TOP = ("data", "model", "prior", "train", "sample", "seed")
 

@@ -27,6 +27,7 @@ __all__ = [
     "load_model",
     "model_facts",
     "model_hash",
+    "round_weights",
     "save_model",
     "spec_from_json",
     "spec_to_json",
@@ -124,7 +125,39 @@ def save_model(
     tensors = model.state_dict()
     config = {**facts, **(extra or {}), "hash": content_hash(tensors, facts)}
     text = card if card is not None else _card(facts, tensors)
-    save_folder(Path(path), tensors, config, files={"README.md": text})
+    stored = {name: _narrowed(tensor) for name, tensor in tensors.items()}
+    save_folder(Path(path), stored, config, files={"README.md": text})
+
+
+def round_weights(model: nn.Module) -> None:
+    """Round every float32 weight to what 16 bits can hold, in place: its folder is half as big.
+
+    The model changes, and so does its hash; score it after, not before.
+    """
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.dtype == torch.float32:
+                tensor.copy_(tensor.to(torch.float16))
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    """Return the tensor in 16 bits if not a single value changes by that."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    narrow = tensor.to(torch.float16)
+    return narrow if torch.equal(narrow.to(torch.float32), tensor) else tensor
+
+
+def _widened(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`_narrowed`."""
+    return {
+        name: tensor.to(torch.float32)
+        if tensor.dtype == torch.float16
+        and name in expected
+        and expected[name].dtype == torch.float32
+        else tensor
+        for name, tensor in found.items()
+    }
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
@@ -148,6 +181,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> nn.Mo
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         text = str(error) if isinstance(error, ValueError) else repr(error)
         raise FormatError(f"{where}: the model cannot be built ({text})") from None
+    tensors = _widened(tensors, model.state_dict())
     _check_tensors(model.state_dict(), tensors, path / "model.safetensors")
     model.load_state_dict(tensors, strict=True)
     if config.get("hash") != model_hash(model):

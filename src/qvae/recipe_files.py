@@ -20,7 +20,7 @@ __all__ = [
 
 PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 """The components of a model section."""
-MODEL_KEYS = (*PARTS, "beta", "conditional")
+MODEL_KEYS = (*PARTS, "beta", "conditional", "harmonics")
 """What may be written without its leading ``model.`` on the command line."""
 _RECIPES = Path(__file__).parent / "recipes"
 

@@ -28,6 +28,7 @@ RUNTIME = frozenset(
         "shape",
         "grid",
         "cond_dim",
+        "turns",
         "in_dim",
         "spec",
         "conditions",
@@ -88,6 +89,8 @@ def arguments(component: Callable[..., Any], *, skip: frozenset[str] = RUNTIME) 
     docs = _argument_docs(inspect.getdoc(component) or "")
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue  # a class without a constructor of its own has nn.Module's
         if name in skip or name not in hints or not _is_plain(hints[name]):
             continue
         found.append(

@@ -8,59 +8,64 @@ from torch import Tensor, nn
 
 from qvae.types import Condition
 
-__all__ = ["Conditioner"]
+__all__ = ["ConditionFeatures", "Conditioner"]
 
-_HARMONICS = 8
 _NUMBER_ANGLES = (math.pi / 4, math.pi / 2, math.pi)
 
 
-class Conditioner(nn.Module):
-    """Embed a row of named conditions, NaN meaning "not told".
+class ConditionFeatures(nn.Module):
+    """Describe a row of named conditions by fixed features; NaN means "not told".
 
     Paper: Fourier features, Tancik et al. 2020, arXiv:2006.10739, section 4. Ours differs: fixed
     harmonics of the period in place of random frequencies, so the features are exactly periodic.
-    Every condition gives fixed features and a flag, 1 where it is not told (its features are then
-    0); a two-layer network turns them all into one vector. So "not told" is learned like a value.
+    Every condition gives its features and a flag, 1 where it is not told (its features are then
+    0), so a network learns "not told" like a value. There is nothing to train here.
 
     A ``category`` gives one feature per name; a ``number`` (standardised, as in
     :class:`~qvae.types.Condition`) itself and three sine/cosine pairs; a ``cyclic`` value v the
-    harmonics k = 1..8 of its period at amplitude 1/k, and, if the period is a whole number above
-    1 of a named unit, also those of one unit: ``cyclic(12h)`` yields the angles of both hands.
+    harmonics 1..8 of its period, and, if the period is a whole number above 1 of a named unit,
+    also those of one unit: ``cyclic(12h)`` yields the angles of both hands of a clock.
 
     Shapes: cond [B M] -> [B dim].
 
     Args:
         conditions: what the columns of ``cond`` mean, at least one.
-        dim: width of the resulting vector, >= 1.
+        harmonics: of a cyclic quantity, >= 1. With 1, a linear map of the features turns with
+            the quantity and can do nothing else.
 
     Raises:
-        ValueError: if there is no condition, or one is empty or has no period.
+        ValueError: if there is no condition, one is empty or has no period, or harmonics < 1.
 
     Example:
         >>> time = Condition(name="time", kind="cyclic", period=12.0, unit="h")
-        >>> told = Conditioner((time,), dim=16)
-        >>> told.feature_dim, told(torch.tensor([[4.5], [float("nan")]])).shape
-        (33, torch.Size([2, 16]))
+        >>> ConditionFeatures((time,))(torch.tensor([[4.5], [float("nan")]])).shape
+        torch.Size([2, 33])
     """
 
-    def __init__(self, conditions: tuple[Condition, ...], *, dim: int) -> None:
+    def __init__(self, conditions: tuple[Condition, ...], *, harmonics: int = 8) -> None:
         super().__init__()
         if not conditions:
-            raise ValueError("conditions=(): a Conditioner needs at least one condition")
-        if dim < 1:
-            raise ValueError(f"dim={dim}: the width must be >= 1")
+            raise ValueError("conditions=(): needs at least one condition")
+        if harmonics < 1:
+            raise ValueError(f"harmonics={harmonics}: must be at least 1")
         for condition in conditions:
             _check(condition)
-        self.conditions = tuple(conditions)
-        self.dim = dim
-        self.feature_dim = sum(_num_features(condition) + 1 for condition in conditions)
-        self.embed = nn.Sequential(nn.Linear(self.feature_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.conditions, self.harmonics = tuple(conditions), harmonics
+        self.dim = sum(_num_features(condition, harmonics) + 1 for condition in conditions)
+
+    @property
+    def turns(self) -> tuple[tuple[int, int], ...]:
+        """Columns of the features that are sine and cosine of an angle: first harmonics."""
+        found, start = [], 0
+        for condition in self.conditions:
+            width = _num_features(condition, self.harmonics)
+            if condition.kind == "cyclic":
+                sines = range(start, start + width, 2 * self.harmonics)
+                found += [(sine, sine + self.harmonics) for sine in sines]
+            start += width + 1
+        return tuple(found)
 
     def forward(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B dim"]:
-        """Turn rows of raw numbers into vectors."""
-        return self.embed(self.features(cond))
-
-    def features(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B F"]:
         """Compute the fixed features, condition after condition, each followed by its flag.
 
         Raises:
@@ -76,9 +81,42 @@ class Conditioner(nn.Module):
         parts = []
         for condition, column in zip(self.conditions, cond.unbind(dim=-1), strict=True):
             unknown = column.isnan()
-            values = _features(condition, column.masked_fill(unknown, 0.0))
+            values = _features(condition, column.masked_fill(unknown, 0.0), self.harmonics)
             parts += [values.masked_fill(unknown[:, None], 0.0), unknown[:, None].to(values.dtype)]
         return torch.cat(parts, dim=-1)
+
+
+class Conditioner(nn.Module):
+    """Embed a row of named conditions: their features through a two-layer network.
+
+    Shapes: cond [B M] -> [B dim].
+
+    Args:
+        conditions: what the columns of ``cond`` mean, at least one.
+        dim: width of the resulting vector, >= 1.
+
+    Raises:
+        ValueError: as in :class:`ConditionFeatures`, or dim below 1.
+
+    Example:
+        >>> time = Condition(name="time", kind="cyclic", period=12.0, unit="h")
+        >>> told = Conditioner((time,), dim=16)
+        >>> told.feature_dim, told(torch.tensor([[4.5], [float("nan")]])).shape
+        (33, torch.Size([2, 16]))
+    """
+
+    def __init__(self, conditions: tuple[Condition, ...], *, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim={dim}: the width must be >= 1")
+        self.features = ConditionFeatures(conditions)
+        self.conditions, self.dim = self.features.conditions, dim
+        self.feature_dim = self.features.dim
+        self.embed = nn.Sequential(nn.Linear(self.feature_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B dim"]:
+        """Turn rows of raw numbers into vectors."""
+        return self.embed(self.features(cond))
 
 
 def _check(condition: Condition) -> None:
@@ -95,28 +133,27 @@ def _has_unit_harmonics(condition: Condition) -> bool:
     return bool(condition.unit) and whole and condition.period > 1
 
 
-def _num_features(condition: Condition) -> int:
+def _num_features(condition: Condition, harmonics: int) -> int:
     if condition.kind == "category":
         return len(condition.categories)
     if condition.kind == "number":
         return 1 + 2 * len(_NUMBER_ANGLES)
-    return 2 * _HARMONICS * (2 if _has_unit_harmonics(condition) else 1)
+    return 2 * harmonics * (2 if _has_unit_harmonics(condition) else 1)
 
 
-def _features(condition: Condition, value: Float[Tensor, " B"]) -> Float[Tensor, "B F"]:
+def _features(
+    condition: Condition, value: Float[Tensor, " B"], harmonics: int
+) -> Float[Tensor, "B F"]:
     if condition.kind == "category":
         return _one_hot(condition, value)
     if condition.kind == "number":
         scales = value.new_tensor(_NUMBER_ANGLES)
         return torch.cat([value[:, None], _sin_cos(value[:, None] * scales)], dim=-1)
-    harmonics = torch.arange(1, _HARMONICS + 1, device=value.device, dtype=value.dtype)
+    multiples = torch.arange(1, harmonics + 1, device=value.device, dtype=value.dtype)
     turns = [(value / condition.period) % 1.0]
     if _has_unit_harmonics(condition):
         turns.append(value % 1.0)
-    # Falling with the harmonic: smooth functions come easier, so unseen angles are bridged.
-    falling = torch.cat([1 / harmonics, 1 / harmonics])
-    angles = [2 * math.pi * turn[:, None] * harmonics for turn in turns]
-    return torch.cat([_sin_cos(angle) * falling for angle in angles], dim=-1)
+    return torch.cat([_sin_cos(2 * math.pi * turn[:, None] * multiples) for turn in turns], dim=-1)
 
 
 def _sin_cos(angles: Float[Tensor, "B H"]) -> Float[Tensor, "B F"]:

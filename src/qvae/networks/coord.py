@@ -1,11 +1,13 @@
 """Networks that compute each pixel from its place: for pictures of a few things that move.
 
 A convolution is the same everywhere, so a thing that turns with a condition (the hand of a clock)
-must be learned anew at every angle. Here a pixel knows where it is: its features are ramps
-``relu(a x + b y + c)`` whose slopes follow from the condition and the style, so one rule turns a
-whole edge. Sample by sample they are linear maps of coordinates: a strong assumption, and near to
-how a renderer thinks; docs/clock.md says what it does and does not give away.
+must be learned anew at every angle. Here a pixel knows where it is, in several frames: a still
+one, and one turned by each angle that the condition holds. Its features are ramps
+``relu(a x + b y + c)`` in those frames, so what was learned at one angle holds at all of them. It
+is a strong assumption, near to how a renderer thinks; docs/clock.md says what it gives away.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,10 @@ from qvae.networks.layers import FiLM, check_shape, num_positions
 
 __all__ = ["CoordDecoder", "CoordEncoder"]
 
+Turns = Sequence[tuple[int, int]]
+"""Columns of the condition's features that are the sine and the cosine of an angle."""
+
 _STYLE = 256
-_SPREAD = 3.0
-"""How much steeper than its initial weights a ramp may start: edges are sharp things."""
 
 
 def _check(shape: tuple[int, ...], multiple: int, **sizes: int) -> None:
@@ -49,6 +52,39 @@ def _ramps(
         return torch.baddbmm(slopes[..., 2:], slopes[..., :2], places).relu()
 
 
+class _Slopes(nn.Module):
+    """The ramps' slopes ``[B, (1 + turns) * lines, 3]``: ``lines`` in each frame.
+
+    The slopes are learned in their own frame, where conditions other than the angles may move
+    them; then the frame is turned.
+    """
+
+    def __init__(self, lines: int, *, cond_dim: int, turns: Turns) -> None:
+        super().__init__()
+        self.turns = tuple(turns)
+        self.bias = nn.Parameter(torch.randn(1 + len(self.turns), lines, 3))
+        angles = {column for pair in self.turns for column in pair}
+        others = [column for column in range(cond_dim) if column not in angles]
+        self.others = others
+        self.told = nn.Linear(len(others), self.bias.numel(), bias=False) if others else None
+
+    def forward(self, cond: Tensor | None, own: Tensor) -> Float[Tensor, "B ramps 3"]:
+        """Return the slopes; ``own [B or 1, ramps * 3]`` are those of the sample itself."""
+        slopes = self.bias + own.float().unflatten(1, self.bias.shape)
+        if cond is None:
+            return slopes.flatten(1, 2)
+        cond = cond.float()
+        if self.told is not None:
+            moved = self.told(cond[:, self.others]).float()
+            slopes = slopes + moved.unflatten(1, self.bias.shape)
+        frames = [slopes[:, 0]]
+        for frame, (sine, cosine) in enumerate(self.turns, start=1):
+            a, b, c = slopes[:, frame].unbind(-1)
+            sin, cos = cond[:, sine, None], cond[:, cosine, None]
+            frames.append(torch.stack([a * cos - b * sin, a * sin + b * cos, c.expand_as(a)], -1))
+        return torch.cat([frames[0].expand(len(cond), -1, -1), *frames[1:]], dim=1)
+
+
 class CoordEncoder(nn.Module):
     """Read a picture's style, knowing the condition: ``latents`` vectors, no grid.
 
@@ -61,7 +97,8 @@ class CoordEncoder(nn.Module):
         shape: of one picture, H and W multiples of 16.
         cond_dim: width of the condition's features, 0 for none.
         hidden: channels of the convolutions, >= 1.
-        lines: number of ramps, >= 1.
+        turns: columns of ``cond`` that are the sine and cosine of an angle, a frame for each.
+        lines: number of ramps in each frame, >= 1.
         pointers: number of soft pointers, >= 1.
         latents: number of latent vectors, >= 1.
         latent_dim: width of each, >= 1.
@@ -75,6 +112,7 @@ class CoordEncoder(nn.Module):
     """
 
     places: Tensor
+    at_rest: Tensor
 
     def __init__(
         self,
@@ -82,7 +120,8 @@ class CoordEncoder(nn.Module):
         *,
         cond_dim: int = 0,
         hidden: int = 96,
-        lines: int = 32,
+        turns: Turns = (),
+        lines: int = 12,
         pointers: int = 16,
         latents: int = 48,
         latent_dim: int = 1,
@@ -92,20 +131,19 @@ class CoordEncoder(nn.Module):
         _check(shape, 16, latent_dim=latent_dim)
         channels, height, width = shape
         self.shape, self.grid, self.out_dim = tuple(shape), (latents,), latent_dim
-        self.slopes = _Slopes(lines, cond_dim=cond_dim)
+        self.slopes = _Slopes(lines, cond_dim=cond_dim, turns=turns)
+        self.register_buffer("at_rest", torch.zeros(1, self.slopes.bias.numel()), persistent=False)
         self.register_buffer("places", _places(height // 2, width // 2)[:2], persistent=False)
-        features = 4 * channels + lines
+        features = 4 * channels + lines * (1 + len(turns))
         self.point = nn.Conv2d(features, hidden // 2 + 1, 1)
-        self.point_film = FiLM(hidden // 2 + 1, cond_dim=cond_dim) if cond_dim else None
         self.pointers = nn.Conv2d(hidden // 2 + 1, pointers, 1)
         self.patches = nn.Conv2d(4 * features, hidden, 1)
-        self.patch_film = FiLM(hidden, cond_dim=cond_dim) if cond_dim else None
         self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.down = nn.Conv2d(hidden, 128, 4, stride=2, padding=1)
         self.down_again = nn.Conv2d(128, 128, 3, stride=2, padding=1)
         seen = 128 * (height // 16) * (width // 16) + pointers * 4 * channels
         self.join = nn.Linear(seen, _STYLE)
-        self.out = nn.Linear(_STYLE + cond_dim, latents * latent_dim)
+        self.out = nn.Linear(_STYLE, latents * latent_dim)
         # Latents of unit size from the start: a quantizer then uses all its values at once.
         nn.init.normal_(self.out.weight, std=1.5 / _STYLE**0.5)
 
@@ -116,50 +154,28 @@ class CoordEncoder(nn.Module):
         check_shape("x", x, self.shape)
         pixels = F.pixel_unshuffle(2 * x - 1, 2)
         places = self.places.expand(len(x), -1, -1)
-        ramps = _ramps(self.slopes(cond, len(x)), places).unflatten(-1, pixels.shape[2:])
+        slopes = self.slopes(cond, self.at_rest).expand(len(x), -1, -1)
+        ramps = _ramps(slopes, places).unflatten(-1, pixels.shape[2:])
         h = torch.cat([pixels, ramps], dim=1)
-        seen = torch.cat([self._shapes(h, cond), self._colours(h, pixels, cond)], dim=1)
-        style = self.join(seen).relu()
-        if cond is not None:
-            style = torch.cat([style, cond.to(style.dtype)], dim=1)
-        return self.out(style).view(len(x), self.out_dim, *self.grid)
+        seen = torch.cat([self._shapes(h), self._colours(h, pixels)], dim=1)
+        return self.out(self.join(seen).relu()).view(len(x), self.out_dim, *self.grid)
 
-    def _shapes(self, h: Tensor, cond: Tensor | None) -> Float[Tensor, "B F"]:
-        h = self.patches(F.pixel_unshuffle(h, 2))
-        if self.patch_film is not None:
-            h = self.patch_film(h, cond)
-        h = h.relu()
+    def _shapes(self, h: Float[Tensor, "B _F _H _W"]) -> Float[Tensor, "B F"]:
+        h = self.patches(F.pixel_unshuffle(h, 2)).relu()
         h = h + self.mix(h).relu()
         return self.down_again(self.down(h).relu()).relu().flatten(1)
 
-    def _colours(self, h: Tensor, pixels: Tensor, cond: Tensor | None) -> Float[Tensor, "B F"]:
-        h = self.point(h)
-        if self.point_film is not None:
-            h = self.point_film(h, cond)
-        weights = self.pointers(h.relu()).flatten(2).float().softmax(dim=-1)
+    def _colours(self, h: Float[Tensor, "B _F _H _W"], pixels: Tensor) -> Float[Tensor, "B F"]:
+        weights = self.pointers(self.point(h).relu()).flatten(2).float().softmax(dim=-1)
         return (weights @ pixels.flatten(2).transpose(1, 2).float()).flatten(1)
-
-
-class _Slopes(nn.Module):
-    """The ramps' slopes, ``[B, lines, 3]``: learned, and moved by the condition."""
-
-    def __init__(self, lines: int, *, cond_dim: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.randn(lines, 3))
-        self.told = nn.Linear(cond_dim, 3 * lines, bias=False) if cond_dim else None
-
-    def forward(self, cond: Tensor | None, num: int) -> Float[Tensor, "B lines 3"]:
-        if self.told is None or cond is None:
-            return self.bias.expand(num, -1, -1)
-        return self.bias + _SPREAD * self.told(cond).float().view(num, -1, 3)
 
 
 class CoordDecoder(nn.Module):
     """Draw a picture from its style and the condition, each pixel from its place.
 
-    The style moves, scales and shears a frame. In it lie the ramps, whose slopes the condition
-    turns, and a learned canvas for what does not turn. A small network of one pixel mixes them
-    into weights of a few colours, which come from the style, and a faint rest.
+    The style moves, scales and shears the picture. In it lie the ramps of the still and the
+    turned frames, and a learned canvas for what does not turn. A small network of one pixel
+    mixes them into weights of a few colours, which come from the style, and a faint rest.
 
     Shapes: ``z [B, latent_dim, *grid]``, ``cond [B, cond_dim]`` -> ``[B, C_out, H, W]``.
 
@@ -168,7 +184,8 @@ class CoordDecoder(nn.Module):
         grid: of the latents.
         cond_dim: width of the condition's features, 0 for none.
         hidden: width of the pixel network, >= 1.
-        lines: number of ramps, >= 1.
+        turns: columns of ``cond`` that are the sine and cosine of an angle, a frame for each.
+        lines: number of ramps in each frame, >= 1.
         colours: number of colours that a picture is mixed from, >= 1.
         num_blocks: layers of the pixel network, >= 1.
         latent_dim: width of a latent, >= 1.
@@ -188,7 +205,8 @@ class CoordDecoder(nn.Module):
         grid: tuple[int, ...],
         cond_dim: int = 0,
         hidden: int = 96,
-        lines: int = 24,
+        turns: Turns = (),
+        lines: int = 12,
         colours: int = 12,
         num_blocks: int = 3,
         latent_dim: int = 1,
@@ -205,16 +223,15 @@ class CoordDecoder(nn.Module):
         nn.init.zeros_(self.frame.weight)
         nn.init.zeros_(self.frame.bias)
         self.palette = nn.Linear(_STYLE, colours * shape[0])
-        self.slopes = _Slopes(lines, cond_dim=cond_dim)
-        self.style_slopes = nn.Linear(_STYLE, 3 * lines)
+        self.slopes = _Slopes(lines, cond_dim=cond_dim, turns=turns)
+        self.style_slopes = nn.Linear(_STYLE, self.slopes.bias.numel())
         self.register_buffer("places", _places(*shape[1:]), persistent=False)
         self.canvas = nn.Parameter(0.1 * torch.randn(1, 8, *shape[1:]))
-        told = _STYLE + cond_dim
         self.mix = nn.ModuleList(
-            nn.Conv2d(4 * (lines + 8) if block == 0 else hidden, hidden, 1)
+            nn.Conv2d(4 * (lines * (1 + len(turns)) + 8) if block == 0 else hidden, hidden, 1)
             for block in range(num_blocks + 1)
         )
-        self.films = nn.ModuleList(FiLM(hidden, cond_dim=told) for _ in self.mix)
+        self.films = nn.ModuleList(FiLM(hidden, cond_dim=_STYLE) for _ in self.mix)
         self.head = nn.Conv2d(hidden, 4 * (colours + shape[0]), 1)
 
     def forward(
@@ -222,11 +239,10 @@ class CoordDecoder(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """Return the parameters of each pixel."""
         style = self.style(z.flatten(1))
-        told = style if cond is None else torch.cat([style, cond.to(style.dtype)], dim=1)
         h = F.pixel_unshuffle(self._scene(style, cond).to(style.dtype), 2)
-        h = self.films[0](self.mix[0](h), told).relu()
+        h = self.films[0](self.mix[0](h), style).relu()
         for mix, film in zip(self.mix[1:], self.films[1:], strict=True):
-            h = h + film(mix(h), told).relu()
+            h = h + film(mix(h), style).relu()
         weights, rest = F.pixel_shuffle(self.head(h), 2).split([self.colours, self.shape[0]], dim=1)
         palette = self.palette(style).float().view(len(z), self.shape[0], self.colours)
         weights = weights.float().softmax(dim=1).flatten(2)
@@ -237,7 +253,7 @@ class CoordDecoder(nn.Module):
         num = len(style)
         at_rest = torch.eye(2, 3, device=style.device)
         moved = at_rest + 0.3 * self.frame(style).float().view(-1, 2, 3)
-        slopes = self.slopes(cond, num) + self.style_slopes(style).float().view(num, -1, 3)
+        slopes = self.slopes(cond, self.style_slopes(style))
         with torch.autocast(style.device.type, enabled=False):
             places = moved @ self.places
             ramps = _ramps(slopes, places).unflatten(-1, self.shape[1:])

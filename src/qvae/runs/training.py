@@ -18,7 +18,7 @@ from qvae.store import load_folder
 from qvae.tokenizer import Tokenizer
 from qvae.train import TrainResult, fit
 
-__all__ = ["next_run_folder", "train_recipe"]
+__all__ = ["copy_folder", "next_run_folder", "train_recipe"]
 
 
 def next_run_folder(name: str, *, root: str | Path = "runs") -> Path:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -115,7 +115,8 @@ class Engine:
         ids = [self.device] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(model, device_ids=ids, **{name: False})
+        options: dict[str, Any] = {name: False}
+        return DistributedDataParallel(model, device_ids=ids, **options)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in bf16 where that is the run's precision."""

@@ -12,7 +12,7 @@ from qvae.errors import FormatError
 from qvae.train.muon import Muon
 from qvae.train.settings import TrainSettings
 
-__all__ = ["ADAMW_NAMES", "Optimizers", "build_optimizers", "group_parameters"]
+__all__ = ["ADAMW_NAMES", "Optimizers", "ParameterGroups", "build_optimizers", "group_parameters"]
 
 ADAMW_NAMES = ("*embed*", "*head*", "*codebook*", "*position*", "*table*")
 """Names that Muon leaves to AdamW, whatever their shape."""

@@ -15,7 +15,7 @@ from qvae.train.order import noise_seed
 from qvae.train.settings import TrainSettings
 from qvae.types import Batch, Loss
 
-__all__ = ["ClipState", "StepResult", "Stepper", "loss_values"]
+__all__ = ["ClipState", "StepResult", "Stepper", "call_hook", "loss_values"]
 
 _CLIP_WARMUP = 20
 _CLIP_DECAY = 0.98

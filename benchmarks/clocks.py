@@ -1,0 +1,120 @@
+"""The committed results of the two routes to the clock, and the weights that ship.
+
+    python benchmarks/clocks.py train style --seed 0    # hours: tokenizer, tokens, prior, scores
+    python benchmarks/clocks.py train grid --seed 0
+    python benchmarks/clocks.py ship                    # the median style seed into the package
+
+Each training writes ``benchmarks/results/clock_<route>_seed<n>.json`` and can be interrupted and
+started again. Three seeds of a route may be trained on different days.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from qvae.clock import CLOCK_RUN
+from qvae.config import load_recipe
+from qvae.data.clocks import Clocks
+from qvae.pretrained import load_model, round_weights, save_model
+from qvae.reports.clocks import evaluate_clocks
+from qvae.reports.demo import table
+from qvae.runs.loading import open_run
+from qvae.runs.tokens import encode_data
+from qvae.runs.training import train_recipe
+from qvae.store import read_json, write_json
+from qvae.tokenizer import Tokenizer
+
+RESULTS = Path(__file__).parent / "results"
+SEEDS = (0, 1, 2)
+
+
+def train(route: str, seed: int, runs: Path) -> None:
+    """Train both stages of a route with one seed, round to what ships, and score."""
+    folder = runs / f"{route}-{seed}"
+    seconds = {}
+    start = time.monotonic()
+    recipe = load_recipe(f"clock_{route}", [("seed", seed), ("data.seed", seed)])
+    train_recipe(recipe, run=folder / "tokenizer", resume=True, progress="force")
+    seconds["tokenizer"] = _trained_seconds(folder / "tokenizer")
+    tokenizer = folder / "rounded"
+    if not tokenizer.exists():
+        model = load_model(folder / "tokenizer" / "model")
+        round_weights(model)
+        Tokenizer(model).save_pretrained(tokenizer)
+    if not (folder / "tokens").exists():
+        encode_data(Tokenizer.from_pretrained(tokenizer), Clocks(seed=seed), folder / "tokens")
+    recipe = load_recipe(
+        f"clock_{route}_prior", [("seed", seed), ("data.path", str(folder / "tokens"))]
+    )
+    train_recipe(recipe, run=folder / "prior", resume=True, progress="force")
+    seconds["prior"] = _trained_seconds(folder / "prior")
+    model = load_model(folder / "prior" / "model")
+    round_weights(model)
+    save_model(model, folder / "prior" / "model")
+    scores = evaluate_clocks(folder / "prior", seed=seed)
+    machine = {k: v for k, v in read_json(folder / "prior" / "env.json").items() if k != "run"}
+    report = {"route": route, "seed": seed, "training_seconds": seconds, "machine": machine}
+    write_json(RESULTS / f"clock_{route}_seed{seed}.json", {**report, **scores})
+    sys.stdout.write(table(scores) + f"\n{time.monotonic() - start:.0f} s this time\n")
+
+
+def ship(runs: Path) -> None:
+    """Copy the median seed's prior and tokenizer into the package."""
+    scores = {seed: _within(seed) for seed in SEEDS}
+    found = {seed: value for seed, value in scores.items() if value is not None}
+    if not found:
+        sys.exit("no results yet: python benchmarks/clocks.py train style --seed 0")
+    median = statistics.median_low(found.values())
+    seed = next(seed for seed, value in found.items() if value == median)
+    source = runs / f"style-{seed}" / "prior"
+    shutil.rmtree(CLOCK_RUN, ignore_errors=True)
+    CLOCK_RUN.mkdir(parents=True)
+    for name in ("model", "tokenizer"):
+        shutil.copytree(source / name, CLOCK_RUN / name)
+    shutil.copy(source / "recipe.yaml", CLOCK_RUN / "recipe.yaml")
+    open_run(CLOCK_RUN)
+    size = sum(file.stat().st_size for file in CLOCK_RUN.rglob("*") if file.is_file())
+    sys.stdout.write(f"seed {seed} of {sorted(found)}, {size / 1e6:.1f} MB\n")
+
+
+def _within(seed: int) -> float | None:
+    path = RESULTS / f"clock_style_seed{seed}.json"
+    if not path.is_file():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text())
+    return float(report["samples"]["off_block"]["within_1"])
+
+
+def _trained_seconds(run: Path) -> float:
+    """Sum the training time over every start, from the log: it grows within each."""
+    total = last = 0.0
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        now = json.loads(line)["seconds"]
+        total += now - last if now >= last else now
+        last = now
+    return round(total, 1)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/clocks"))
+    commands = parser.add_subparsers(dest="command", required=True)
+    trainer = commands.add_parser("train")
+    trainer.add_argument("route", choices=["style", "grid"])
+    trainer.add_argument("--seed", type=int, default=0)
+    commands.add_parser("ship")
+    args = parser.parse_args()
+    if args.command == "train":
+        train(args.route, args.seed, args.runs)
+    else:
+        ship(args.runs)
+
+
+if __name__ == "__main__":
+    main()
