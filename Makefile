@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format bench-vq clean
+.PHONY: demo test test-slow check format clean
 
 demo: $(READY)
 	$(VENV)/bin/qvae demo $(DEMO)

@@ -28,6 +28,7 @@ from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
 from qvae.tokenizer import Tokenizer
+from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
@@ -40,7 +41,7 @@ def train(route: str, seed: int, runs: Path) -> None:
     start = time.monotonic()
     recipe = load_recipe(f"clock_{route}", [("seed", seed), ("data.seed", seed)])
     train_recipe(recipe, run=folder / "tokenizer", resume=True, progress="force")
-    seconds["tokenizer"] = _trained_seconds(folder / "tokenizer")
+    seconds["tokenizer"] = trained_seconds(folder / "tokenizer")
     tokenizer = folder / "rounded"
     if not tokenizer.exists():
         model = load_model(folder / "tokenizer" / "model")
@@ -52,7 +53,7 @@ def train(route: str, seed: int, runs: Path) -> None:
         f"clock_{route}_prior", [("seed", seed), ("data.path", str(folder / "tokens"))]
     )
     train_recipe(recipe, run=folder / "prior", resume=True, progress="force")
-    seconds["prior"] = _trained_seconds(folder / "prior")
+    seconds["prior"] = trained_seconds(folder / "prior")
     model = load_model(folder / "prior" / "model")
     round_weights(model)
     save_model(model, folder / "prior" / "model")
@@ -88,16 +89,6 @@ def _within(seed: int) -> float | None:
         return None
     report: dict[str, Any] = json.loads(path.read_text())
     return float(report["samples"]["off_block"]["within_1"])
-
-
-def _trained_seconds(run: Path) -> float:
-    """Sum the training time over every start, from the log: it grows within each."""
-    total = last = 0.0
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        now = json.loads(line)["seconds"]
-        total += now - last if now >= last else now
-        last = now
-    return round(total, 1)
 
 
 def main() -> None:

@@ -171,8 +171,8 @@ class Autoencoder(nn.Module):
             edges.narrow(axis, 0, step.shape[axis]).add_(step)
             edges.narrow(axis, 1, step.shape[axis]).add_(step)
         error = (self.likelihood.mean(params) - x).square()
-        scale = 2 * error.detach().mean().clamp(min=1e-4)
-        return (edges.clamp(max=1) * error / scale).flatten(1).sum(1)
+        scale = 2 * error.detach().flatten(1).mean(1).clamp(min=1e-4)
+        return (edges.clamp(max=1) * error).flatten(1).sum(1) / scale
 
 
 def _projection(width: int, new_width: int) -> nn.Module:

@@ -12,7 +12,7 @@ from qvae.runs.loading import open_run
 __all__ = ["CLOCK_RUN", "draw_clocks"]
 
 CLOCK_RUN = Path(str(files("qvae") / "weights" / "clock"))
-"""The run folder of the shipped prior and its tokenizer, made by ``make clock-weights``."""
+"""The shipped prior and its tokenizer, a run folder that ``benchmarks/clocks.py`` made."""
 
 
 def draw_clocks(

@@ -10,7 +10,7 @@ from qvae.cli.common import Parser, Result, add_common, parse, prepare
 
 __all__ = ["run_info"]
 
-_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "jsonargparse", "huggingface_hub")
+_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "jsonargparse", "jaxtyping")
 
 
 def run_info(parser: Parser, words: Sequence[str]) -> Result:

@@ -2,7 +2,8 @@
 
 A convolution is the same everywhere, so a thing that turns with a condition (the hand of a clock)
 must be learned anew at every angle. Here a pixel knows where it is, in several frames: a still
-one, and one turned by each angle that the condition holds. Its features are ramps
+one, and two turned by each angle that the condition holds, one to each side: which of them things
+follow is left to learn. Its features are ramps
 ``relu(a x + b y + c)`` in those frames, so what was learned at one angle holds at all of them. It
 is a strong assumption, near to how a renderer thinks; docs/clock.md says what it gives away.
 """
@@ -28,7 +29,7 @@ def _check(shape: tuple[int, ...], multiple: int, **sizes: int) -> None:
     if len(shape) != 3 or any(size % multiple for size in shape[1:]):
         raise ValueError(
             f"shape={tuple(shape)}: coord networks take pictures (C, H, W) with H and W multiples "
-            f"of {multiple}"
+            f"of {multiple}; images are resized by --data.size"
         )
     for name, size in sizes.items():
         if size < 1:
@@ -52,8 +53,13 @@ def _ramps(
         return torch.baddbmm(slopes[..., 2:], slopes[..., :2], places).relu()
 
 
+def _num_frames(turns: Turns) -> int:
+    """Count the frames: a still one, and two for each angle."""
+    return 1 + 2 * len(turns)
+
+
 class _Slopes(nn.Module):
-    """The ramps' slopes ``[B, (1 + turns) * lines, 3]``: ``lines`` in each frame.
+    """The ramps' slopes ``[B, (1 + 2 * turns) * lines, 3]``: ``lines`` in each frame.
 
     The slopes are learned in their own frame, where conditions other than the angles may move
     them; then the frame is turned.
@@ -62,7 +68,7 @@ class _Slopes(nn.Module):
     def __init__(self, lines: int, *, cond_dim: int, turns: Turns) -> None:
         super().__init__()
         self.turns = tuple(turns)
-        self.bias = nn.Parameter(torch.randn(1 + len(self.turns), lines, 3))
+        self.bias = nn.Parameter(torch.randn(_num_frames(turns), lines, 3))
         angles = {column for pair in self.turns for column in pair}
         others = [column for column in range(cond_dim) if column not in angles]
         self.others = others
@@ -78,9 +84,10 @@ class _Slopes(nn.Module):
             moved = self.told(cond[:, self.others]).float()
             slopes = slopes + moved.unflatten(1, self.bias.shape)
         frames = [slopes[:, 0]]
-        for frame, (sine, cosine) in enumerate(self.turns, start=1):
+        senses = [(pair, sense) for pair in self.turns for sense in (1, -1)]
+        for frame, ((sine, cosine), sense) in enumerate(senses, start=1):
             a, b, c = slopes[:, frame].unbind(-1)
-            sin, cos = cond[:, sine, None], cond[:, cosine, None]
+            sin, cos = sense * cond[:, sine, None], cond[:, cosine, None]
             frames.append(torch.stack([a * cos - b * sin, a * sin + b * cos, c.expand_as(a)], -1))
         return torch.cat([frames[0].expand(len(cond), -1, -1), *frames[1:]], dim=1)
 
@@ -97,7 +104,7 @@ class CoordEncoder(nn.Module):
         shape: of one picture, H and W multiples of 16.
         cond_dim: width of the condition's features, 0 for none.
         hidden: channels of the convolutions, >= 1.
-        turns: columns of ``cond`` that are the sine and cosine of an angle, a frame for each.
+        turns: columns of ``cond`` that are the sine and cosine of an angle.
         lines: number of ramps in each frame, >= 1.
         pointers: number of soft pointers, >= 1.
         latents: number of latent vectors, >= 1.
@@ -121,7 +128,7 @@ class CoordEncoder(nn.Module):
         cond_dim: int = 0,
         hidden: int = 96,
         turns: Turns = (),
-        lines: int = 12,
+        lines: int = 8,
         pointers: int = 16,
         latents: int = 48,
         latent_dim: int = 1,
@@ -134,7 +141,7 @@ class CoordEncoder(nn.Module):
         self.slopes = _Slopes(lines, cond_dim=cond_dim, turns=turns)
         self.register_buffer("at_rest", torch.zeros(1, self.slopes.bias.numel()), persistent=False)
         self.register_buffer("places", _places(height // 2, width // 2)[:2], persistent=False)
-        features = 4 * channels + lines * (1 + len(turns))
+        features = 4 * channels + lines * _num_frames(turns)
         self.point = nn.Conv2d(features, hidden // 2 + 1, 1)
         self.pointers = nn.Conv2d(hidden // 2 + 1, pointers, 1)
         self.patches = nn.Conv2d(4 * features, hidden, 1)
@@ -184,7 +191,7 @@ class CoordDecoder(nn.Module):
         grid: of the latents.
         cond_dim: width of the condition's features, 0 for none.
         hidden: width of the pixel network, >= 1.
-        turns: columns of ``cond`` that are the sine and cosine of an angle, a frame for each.
+        turns: columns of ``cond`` that are the sine and cosine of an angle.
         lines: number of ramps in each frame, >= 1.
         colours: number of colours that a picture is mixed from, >= 1.
         num_blocks: layers of the pixel network, >= 1.
@@ -206,7 +213,7 @@ class CoordDecoder(nn.Module):
         cond_dim: int = 0,
         hidden: int = 96,
         turns: Turns = (),
-        lines: int = 12,
+        lines: int = 8,
         colours: int = 12,
         num_blocks: int = 3,
         latent_dim: int = 1,
@@ -228,7 +235,7 @@ class CoordDecoder(nn.Module):
         self.register_buffer("places", _places(*shape[1:]), persistent=False)
         self.canvas = nn.Parameter(0.1 * torch.randn(1, 8, *shape[1:]))
         self.mix = nn.ModuleList(
-            nn.Conv2d(4 * (lines * (1 + len(turns)) + 8) if block == 0 else hidden, hidden, 1)
+            nn.Conv2d(4 * (lines * _num_frames(turns) + 8) if block == 0 else hidden, hidden, 1)
             for block in range(num_blocks + 1)
         )
         self.films = nn.ModuleList(FiLM(hidden, cond_dim=_STYLE) for _ in self.mix)

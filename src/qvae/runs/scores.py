@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
+from qvae.bottlenecks.identity import Identity
 from qvae.data.base import DataModule
 from qvae.data.tokens import TokenData
 from qvae.errors import UsageError
@@ -106,11 +107,14 @@ def _score_autoencoder(
         scores["entropy_bits"] = _row(
             cells * found["entropy_bits"], "bits/sample, unigram", means.num
         )
-    else:
+    elif not isinstance(bottleneck, Identity):
         scores["bits"] = means.row("rate", "bits/sample, KL", scale=1 / math.log(2))
     scores["nll"] = means.row("nll", "nats/sample")
     scores["rate"] = means.row("rate", "nats/sample")
-    if model.likelihood.is_discrete:
+    # A plain autoencoder's rate is 0 by definition, and a likelihood over other values than the
+    # data's is no probability of it: neither bounds any bits.
+    is_code = model.likelihood.is_discrete and model.likelihood.levels == data.spec.levels
+    if is_code and not isinstance(bottleneck, Identity):
         means.sums["bound"] = means.sums["nll"] + means.sums["rate"]
         scale = 1 / (math.log(2) * data.spec.num_dims)
         scores["bits_per_dim"] = means.row("bound", "bits/dim, (nll + rate)", scale=scale)

@@ -17,7 +17,7 @@ import qvae
 from qvae.store import fsync_path
 from qvae.train.engine import Engine
 
-__all__ = ["MetricsLog", "Window", "describe_machine", "open_bar"]
+__all__ = ["trained_seconds", "MetricsLog", "Window", "describe_machine", "open_bar"]
 
 
 class MetricsLog:
@@ -137,3 +137,13 @@ def open_bar(progress: bool | str, *, steps: int, start: int) -> Iterator["tqdm[
         yield bar
     finally:
         bar.close()
+
+
+def trained_seconds(run: Path) -> float:
+    """Return the seconds that a run was training, over all its starts, from ``metrics.jsonl``."""
+    total = last = 0.0
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        now = json.loads(line)["seconds"]
+        total += now - last if now >= last else now
+        last = now
+    return round(total, 1)
