@@ -3,9 +3,12 @@
 A convolution is the same everywhere, so a thing that turns with a condition (the hand of a clock)
 must be learned anew at every angle. Here a pixel knows where it is, in several frames: a still
 one, and two turned by each angle that the condition holds, one to each side: which of them things
-follow is left to learn. Its features are ramps
-``relu(a x + b y + c)`` in those frames, so what was learned at one angle holds at all of them. It
-is a strong assumption, near to how a renderer thinks; docs/clock.md says what it gives away.
+follow is left to learn. Its features are ramps ``relu(a x + b y + c)`` in those frames, so what
+was learned at one angle holds at all of them. It is a strong assumption, near to how a renderer
+thinks; docs/clock.md says what it gives away.
+
+Pixels lie in blocks, channels last ``[B, blocks, pixels of a block, C]``: a block's pixels are then
+one vector for a linear layer, and nothing has to be copied into another order.
 """
 
 from collections.abc import Sequence
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qvae.networks.layers import FiLM, check_shape, num_positions
+from qvae.networks.layers import check_shape, num_positions
 
 __all__ = ["CoordDecoder", "CoordEncoder"]
 
@@ -23,6 +26,7 @@ Turns = Sequence[tuple[int, int]]
 """Columns of the condition's features that are the sine and the cosine of an angle."""
 
 _STYLE = 256
+_CANVAS = 8
 
 
 def _check(shape: tuple[int, ...], multiple: int, **sizes: int) -> None:
@@ -36,21 +40,34 @@ def _check(shape: tuple[int, ...], multiple: int, **sizes: int) -> None:
             raise ValueError(f"{name}={size}: must be at least 1")
 
 
-def _places(height: int, width: int) -> Float[Tensor, "3 HW"]:
-    """Return x, y in [-1, 1] and 1 for each pixel."""
+def _blocks(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B blocks 4 C"]:
+    """Cut into blocks of 2x2."""
+    height, width = x.shape[2] // 2, x.shape[3] // 2
+    x = x.unflatten(3, (width, 2)).unflatten(2, (height, 2))
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(len(x), height * width, 4, -1)
+
+
+def _picture(blocks: Float[Tensor, "B C blocks 4"], height: int) -> Float[Tensor, "B C H W"]:
+    """Undo :func:`_blocks`, channels first."""
+    x = blocks.unflatten(3, (2, 2)).unflatten(2, (height // 2, -1))
+    return x.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
+
+
+def _places(height: int, width: int) -> Float[Tensor, "HW 3"]:
+    """Return x, y in [-1, 1] and 1 for each pixel, in the order of the blocks."""
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
     )
-    return torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])
+    return _blocks(torch.stack([x, y, torch.ones_like(x)])[None]).view(-1, 3)
 
 
 def _ramps(
-    slopes: Float[Tensor, "B lines 3"], places: Float[Tensor, "B 2 HW"]
-) -> Float[Tensor, "B lines HW"]:
+    slopes: Float[Tensor, "B ramps 3"], places: Float[Tensor, "B HW 2"]
+) -> Float[Tensor, "B HW ramps"]:
     """Return ``relu(a x + b y + c)``, in float32: 8 bits of mantissa would move a hand."""
     with torch.autocast(places.device.type, enabled=False):
-        slopes = slopes.float()
-        return torch.baddbmm(slopes[..., 2:], slopes[..., :2], places).relu()
+        slopes = slopes.float().transpose(1, 2)
+        return torch.baddbmm(slopes[:, 2:], places, slopes[:, :2]).relu_()
 
 
 def _num_frames(turns: Turns) -> int:
@@ -140,11 +157,12 @@ class CoordEncoder(nn.Module):
         self.shape, self.grid, self.out_dim = tuple(shape), (latents,), latent_dim
         self.slopes = _Slopes(lines, cond_dim=cond_dim, turns=turns)
         self.register_buffer("at_rest", torch.zeros(1, self.slopes.bias.numel()), persistent=False)
-        self.register_buffer("places", _places(height // 2, width // 2)[:2], persistent=False)
+        places = _places(height // 2, width // 2)[:, :2]
+        self.register_buffer("places", places, persistent=False)
         features = 4 * channels + lines * _num_frames(turns)
-        self.point = nn.Conv2d(features, hidden // 2 + 1, 1)
-        self.pointers = nn.Conv2d(hidden // 2 + 1, pointers, 1)
-        self.patches = nn.Conv2d(4 * features, hidden, 1)
+        self.point = nn.Linear(features, hidden // 2)
+        self.pointers = nn.Linear(hidden // 2, pointers)
+        self.patches = nn.Linear(4 * features, hidden)
         self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.down = nn.Conv2d(hidden, 128, 4, stride=2, padding=1)
         self.down_again = nn.Conv2d(128, 128, 3, stride=2, padding=1)
@@ -159,22 +177,24 @@ class CoordEncoder(nn.Module):
     ) -> Float[Tensor, "B D latents"]:
         """Return the latent vectors."""
         check_shape("x", x, self.shape)
-        pixels = F.pixel_unshuffle(2 * x - 1, 2)
-        places = self.places.expand(len(x), -1, -1)
+        pixels = _blocks(F.pixel_unshuffle(2 * x - 1, 2))
         slopes = self.slopes(cond, self.at_rest).expand(len(x), -1, -1)
-        ramps = _ramps(slopes, places).unflatten(-1, pixels.shape[2:])
-        h = torch.cat([pixels, ramps], dim=1)
+        ramps = _ramps(slopes, self.places.expand(len(x), -1, -1)).view(*pixels.shape[:3], -1)
+        h = torch.cat([pixels, ramps], dim=-1)
         seen = torch.cat([self._shapes(h), self._colours(h, pixels)], dim=1)
         return self.out(self.join(seen).relu()).view(len(x), self.out_dim, *self.grid)
 
-    def _shapes(self, h: Float[Tensor, "B _F _H _W"]) -> Float[Tensor, "B F"]:
-        h = self.patches(F.pixel_unshuffle(h, 2)).relu()
+    def _shapes(self, h: Float[Tensor, "B blocks 4 _F"]) -> Float[Tensor, "B F"]:
+        h = self.patches(h.flatten(2)).relu()
+        h = h.unflatten(1, (self.shape[1] // 4, -1)).permute(0, 3, 1, 2)  # channels last, no copy
         h = h + self.mix(h).relu()
         return self.down_again(self.down(h).relu()).relu().flatten(1)
 
-    def _colours(self, h: Float[Tensor, "B _F _H _W"], pixels: Tensor) -> Float[Tensor, "B F"]:
-        weights = self.pointers(self.point(h).relu()).flatten(2).float().softmax(dim=-1)
-        return (weights @ pixels.flatten(2).transpose(1, 2).float()).flatten(1)
+    def _colours(
+        self, h: Float[Tensor, "B blocks 4 _F"], pixels: Float[Tensor, "B blocks 4 _C"]
+    ) -> Float[Tensor, "B F"]:
+        weights = self.pointers(self.point(h.flatten(1, 2)).relu()).float().softmax(dim=1)
+        return (weights.transpose(1, 2) @ pixels.flatten(1, 2).float()).flatten(1)
 
 
 class CoordDecoder(nn.Module):
@@ -233,42 +253,45 @@ class CoordDecoder(nn.Module):
         self.slopes = _Slopes(lines, cond_dim=cond_dim, turns=turns)
         self.style_slopes = nn.Linear(_STYLE, self.slopes.bias.numel())
         self.register_buffer("places", _places(*shape[1:]), persistent=False)
-        self.canvas = nn.Parameter(0.1 * torch.randn(1, 8, *shape[1:]))
+        self.canvas = nn.Parameter(0.1 * torch.randn(1, _CANVAS, *shape[1:]))
+        features = 4 * (lines * _num_frames(turns) + _CANVAS)
         self.mix = nn.ModuleList(
-            nn.Conv2d(4 * (lines * _num_frames(turns) + 8) if block == 0 else hidden, hidden, 1)
-            for block in range(num_blocks + 1)
+            nn.Linear(features if block == 0 else hidden, hidden) for block in range(num_blocks + 1)
         )
-        self.films = nn.ModuleList(FiLM(hidden, cond_dim=_STYLE) for _ in self.mix)
-        self.head = nn.Conv2d(hidden, 4 * (colours + shape[0]), 1)
+        self.films = nn.ModuleList(nn.Linear(_STYLE, 2 * hidden) for _ in self.mix)
+        self.head = nn.Linear(hidden, 4 * (colours + shape[0]))
 
     def forward(
         self, z: Float[Tensor, "B D *G"], cond: Float[Tensor, "B F"] | None = None
     ) -> Float[Tensor, "B C H W"]:
         """Return the parameters of each pixel."""
         style = self.style(z.flatten(1))
-        h = F.pixel_unshuffle(self._scene(style, cond).to(style.dtype), 2)
-        h = self.films[0](self.mix[0](h), style).relu()
-        for mix, film in zip(self.mix[1:], self.films[1:], strict=True):
-            h = h + film(mix(h), style).relu()
-        weights, rest = F.pixel_shuffle(self.head(h), 2).split([self.colours, self.shape[0]], dim=1)
+        h = self._scene(style, cond).to(style.dtype)
+        for block, (mix, film) in enumerate(zip(self.mix, self.films, strict=True)):
+            scale, shift = film(style)[:, None].chunk(2, dim=-1)
+            mixed = torch.addcmul(shift, mix(h), 1 + scale).relu()
+            h = mixed if block == 0 else h + mixed
+        # Colours first from here on: a softmax over a short last axis is slow.
+        out = self.head(h).unflatten(-1, (4, -1)).flatten(1, 2).transpose(1, 2).float()
+        weights, rest = out.split([self.colours, self.shape[0]], dim=1)
         palette = self.palette(style).float().view(len(z), self.shape[0], self.colours)
-        weights = weights.float().softmax(dim=1).flatten(2)
-        return (0.5 + palette @ weights).unflatten(-1, self.shape[1:]) + 0.1 * rest.float()
+        with torch.autocast(z.device.type, enabled=False):
+            pixels = torch.baddbmm(0.5 + 0.1 * rest, palette, weights.softmax(dim=1))
+        return _picture(pixels.unflatten(2, (-1, 4)), self.shape[1])
 
-    def _scene(self, style: Tensor, cond: Tensor | None) -> Float[Tensor, "B F H W"]:
-        """Return ramps and canvas in the sample's own frame, in float32."""
+    def _scene(self, style: Tensor, cond: Tensor | None) -> Float[Tensor, "B blocks F"]:
+        """Return ramps and canvas in the sample's own frame, in float32, a block a row."""
         num = len(style)
-        at_rest = torch.eye(2, 3, device=style.device)
-        moved = at_rest + 0.3 * self.frame(style).float().view(-1, 2, 3)
+        at_rest = torch.eye(3, 2, device=style.device)
+        moved = at_rest + 0.3 * self.frame(style).float().view(-1, 3, 2)
         slopes = self.slopes(cond, self.style_slopes(style))
         with torch.autocast(style.device.type, enabled=False):
-            places = moved @ self.places
-            ramps = _ramps(slopes, places).unflatten(-1, self.shape[1:])
-            where = places.transpose(1, 2).unflatten(1, self.shape[1:])
+            places = self.places @ moved
+            ramps = _ramps(slopes, places).unflatten(1, (-1, 4))
             canvas = F.grid_sample(
                 self.canvas.expand(num, -1, -1, -1),
-                where,
+                places.unflatten(1, (-1, 4)),
                 padding_mode="border",
                 align_corners=True,
             )
-        return torch.cat([ramps, canvas], dim=1)
+        return torch.cat([ramps, canvas.permute(0, 2, 3, 1)], dim=-1).flatten(2)
