@@ -62,12 +62,22 @@ def _places(height: int, width: int) -> Float[Tensor, "HW 3"]:
 
 
 def _ramps(
-    slopes: Float[Tensor, "B ramps 3"], places: Float[Tensor, "B HW 2"]
+    slopes: Float[Tensor, "B ramps 3"], places: Float[Tensor, "B HW 2"], dtype: torch.dtype
 ) -> Float[Tensor, "B HW ramps"]:
-    """Return ``relu(a x + b y + c)``, in float32: 8 bits of mantissa would move a hand."""
+    """Return ``relu(a x + b y + c)``.
+
+    Computed in float32, as 8 bits of mantissa in x would move a hand, and kept in ``dtype``:
+    where a ramp starts, it is small, and small numbers are exact enough.
+    """
     with torch.autocast(places.device.type, enabled=False):
         slopes = slopes.float().transpose(1, 2)
-        return torch.baddbmm(slopes[:, 2:], places, slopes[:, :2]).relu_()
+        return torch.baddbmm(slopes[:, 2:], places, slopes[:, :2]).to(dtype).relu()
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the type that a matrix product of ``x`` would have."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _num_frames(turns: Turns) -> int:
@@ -179,8 +189,9 @@ class CoordEncoder(nn.Module):
         check_shape("x", x, self.shape)
         pixels = _blocks(F.pixel_unshuffle(2 * x - 1, 2))
         slopes = self.slopes(cond, self.at_rest).expand(len(x), -1, -1)
-        ramps = _ramps(slopes, self.places.expand(len(x), -1, -1)).view(*pixels.shape[:3], -1)
-        h = torch.cat([pixels, ramps], dim=-1)
+        ramps = _ramps(slopes, self.places.expand(len(x), -1, -1), _compute_dtype(x))
+        ramps = ramps.view(*pixels.shape[:3], -1)
+        h = torch.cat([pixels.to(ramps.dtype), ramps], dim=-1)
         seen = torch.cat([self._shapes(h), self._colours(h, pixels)], dim=1)
         return self.out(self.join(seen).relu()).view(len(x), self.out_dim, *self.grid)
 
@@ -254,11 +265,10 @@ class CoordDecoder(nn.Module):
         self.style_slopes = nn.Linear(_STYLE, self.slopes.bias.numel())
         self.register_buffer("places", _places(*shape[1:]), persistent=False)
         self.canvas = nn.Parameter(0.1 * torch.randn(1, _CANVAS, *shape[1:]))
-        features = 4 * (lines * _num_frames(turns) + _CANVAS)
-        self.mix = nn.ModuleList(
-            nn.Linear(features if block == 0 else hidden, hidden) for block in range(num_blocks + 1)
-        )
-        self.films = nn.ModuleList(nn.Linear(_STYLE, 2 * hidden) for _ in self.mix)
+        self.mix_ramps = nn.Linear(4 * lines * _num_frames(turns), hidden)
+        self.mix_canvas = nn.Linear(4 * _CANVAS, hidden, bias=False)
+        self.mix = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(num_blocks))
+        self.films = nn.ModuleList(nn.Linear(_STYLE, 2 * hidden) for _ in range(num_blocks + 1))
         self.head = nn.Linear(hidden, 4 * (colours + shape[0]))
 
     def forward(
@@ -266,11 +276,10 @@ class CoordDecoder(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """Return the parameters of each pixel."""
         style = self.style(z.flatten(1))
-        h = self._scene(style, cond).to(style.dtype)
-        for block, (mix, film) in enumerate(zip(self.mix, self.films, strict=True)):
-            scale, shift = film(style)[:, None].chunk(2, dim=-1)
-            mixed = torch.addcmul(shift, mix(h), 1 + scale).relu()
-            h = mixed if block == 0 else h + mixed
+        ramps, canvas = self._scene(style, cond)
+        h = self._styled(0, self.mix_ramps(ramps) + self.mix_canvas(canvas), style)
+        for block, mix in enumerate(self.mix, start=1):
+            h = h + self._styled(block, mix(h), style)
         # Colours first from here on: a softmax over a short last axis is slow.
         out = self.head(h).unflatten(-1, (4, -1)).flatten(1, 2).transpose(1, 2).float()
         weights, rest = out.split([self.colours, self.shape[0]], dim=1)
@@ -279,19 +288,24 @@ class CoordDecoder(nn.Module):
             pixels = torch.baddbmm(0.5 + 0.1 * rest, palette, weights.softmax(dim=1))
         return _picture(pixels.unflatten(2, (-1, 4)), self.shape[1])
 
-    def _scene(self, style: Tensor, cond: Tensor | None) -> Float[Tensor, "B blocks F"]:
-        """Return ramps and canvas in the sample's own frame, in float32, a block a row."""
+    def _styled(self, block: int, h: Float[Tensor, "B blocks F"], style: Tensor) -> Tensor:
+        """Scale and shift each channel as the style says (FiLM, arXiv:1709.07871), then ReLU."""
+        scale, shift = self.films[block](style)[:, None].chunk(2, dim=-1)
+        return torch.addcmul(shift, h, 1 + scale).relu()
+
+    def _scene(self, style: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ramps and canvas in the sample's own frame, ``[B, blocks, F]`` each."""
         num = len(style)
         at_rest = torch.eye(3, 2, device=style.device)
         moved = at_rest + 0.3 * self.frame(style).float().view(-1, 3, 2)
         slopes = self.slopes(cond, self.style_slopes(style))
         with torch.autocast(style.device.type, enabled=False):
             places = self.places @ moved
-            ramps = _ramps(slopes, places).unflatten(1, (-1, 4))
             canvas = F.grid_sample(
                 self.canvas.expand(num, -1, -1, -1),
                 places.unflatten(1, (-1, 4)),
                 padding_mode="border",
                 align_corners=True,
             )
-        return torch.cat([ramps, canvas.permute(0, 2, 3, 1)], dim=-1).flatten(2)
+        ramps = _ramps(slopes, places, style.dtype).unflatten(1, (-1, 4)).flatten(2)
+        return ramps, canvas.permute(0, 2, 3, 1).flatten(2).to(style.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from qvae.errors import TrainingStopped, UsageError
+from qvae.train.memory import keep_freed_memory
 
 __all__ = ["Engine", "resolve_device", "resolve_precision", "running_engine"]
 
@@ -193,6 +194,7 @@ def running_engine(*, device: str, precision: str) -> Iterator[Engine]:
     Raises:
         UsageError: a device that is not there.
     """
+    keep_freed_memory()
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     found = resolve_device(device, local_rank=int(os.environ.get("LOCAL_RANK", 0)))
     joins = world > 1 and not dist.is_initialized()
