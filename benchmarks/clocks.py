@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qvae.clock import CLOCK_RUN
 from qvae.config import load_recipe
 from qvae.data.clocks import Clocks
@@ -95,12 +97,15 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/clocks"))
+    parser.add_argument("--threads", type=int, help="default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
     trainer = commands.add_parser("train")
     trainer.add_argument("route", choices=["style", "grid"])
     trainer.add_argument("--seed", type=int, default=0)
     commands.add_parser("ship")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     if args.command == "train":
         train(args.route, args.seed, args.runs)
     else:

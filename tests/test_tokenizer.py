@@ -11,7 +11,14 @@ from qvae.autoencoder import build_autoencoder
 from qvae.bottlenecks.base import Quantizer
 from qvae.bottlenecks.fsq import FSQ as FSQBottleneck
 from qvae.errors import FormatError, UsageError
-from qvae.pretrained import load_model, model_hash, save_model, spec_from_json, spec_to_json
+from qvae.pretrained import (
+    load_model,
+    model_hash,
+    round_weights,
+    save_model,
+    spec_from_json,
+    spec_to_json,
+)
 from qvae.priors.base import build_prior
 from qvae.store import sha256_file
 from qvae.tokenizer import Tokenizer
@@ -282,8 +289,8 @@ def reshape(tensors):
         (rename, "bottleneck.codebook is missing; bottleneck.book is not of this model"),
         (reshape, r"bottleneck.codebook is torch.float32 \(15, 4\), must be .* \(16, 4\)"),
         (
-            lambda t: t.update({"proj_in.bias": t["proj_in.bias"].half()}),
-            "proj_in.bias is torch.float16",
+            lambda t: t.update({"proj_in.bias": t["proj_in.bias"].double()}),
+            "proj_in.bias is torch.float64",
         ),
         (lambda t: t["bottleneck.codebook"].add_(1), "hash is not that of this model"),
     ],
@@ -346,3 +353,18 @@ def test_specs_survive_json():
     assert spec_from_json(text, "config.json") == spec
     with pytest.raises(FormatError, match="config.json: spec"):
         spec_from_json({"shape": [True]}, "config.json")
+
+
+def test_rounded_weights_are_stored_in_half_the_bytes_and_load_the_same(tmp_path):
+    tokenizer = Tokenizer(make())
+    tokenizer.save_pretrained(tmp_path / "exact")
+    round_weights(tokenizer.model)
+    tokenizer.save_pretrained(tmp_path / "rounded")
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("exact", "rounded")]
+    assert sizes[1] < 0.75 * sizes[0]
+    again = Tokenizer.from_pretrained(tmp_path / "rounded")
+    assert again.hash == tokenizer.hash
+    assert all(
+        torch.equal(tensor, again.model.state_dict()[name])
+        for name, tensor in tokenizer.model.state_dict().items()
+    )

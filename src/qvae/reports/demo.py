@@ -23,13 +23,13 @@ from qvae.train.log import trained_seconds
 __all__ = ["run_demo", "table"]
 
 _FULL = {
-    "tokenizer": {"train.steps": 2400, "train.eval_every": 400},
-    "prior": {"train.steps": 1500, "train.eval_every": 500},
+    "tokenizer": {"train.steps": 1500, "train.eval_every": 500},
+    "prior": {"train.steps": 1000, "train.eval_every": 500},
 }
 """What the demo changes in the recipes: they train for an hour, it has twelve minutes."""
 _QUICK = {
-    "tokenizer": {"data.size": 4000, "train.steps": 240, "train.eval_every": 120},
-    "prior": {"train.steps": 150, "train.eval_every": 150},
+    "tokenizer": {"data.size": 4000, "train.steps": 160, "train.eval_every": 80},
+    "prior": {"train.steps": 100, "train.eval_every": 100},
 }
 """What ``--quick`` changes: enough steps to see every stage work, too few to draw well."""
 
