@@ -23,8 +23,7 @@ from qvae.clock import CLOCK_RUN
 from qvae.config import load_recipe
 from qvae.data.clocks import Clocks
 from qvae.pretrained import load_model, round_weights, save_model
-from qvae.reports.clocks import evaluate_clocks
-from qvae.reports.demo import table
+from qvae.reports.clocks import evaluate, table
 from qvae.runs.loading import open_run
 from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
@@ -59,7 +58,7 @@ def train(route: str, seed: int, runs: Path) -> None:
     model = load_model(folder / "prior" / "model")
     round_weights(model)
     save_model(model, folder / "prior" / "model")
-    scores = evaluate_clocks(folder / "prior", seed=seed)
+    scores = evaluate(folder / "prior", seed=seed)
     machine = {k: v for k, v in read_json(folder / "prior" / "env.json").items() if k != "run"}
     report = {"route": route, "seed": seed, "training_seconds": seconds, "machine": machine}
     write_json(RESULTS / f"clock_{route}_seed{seed}.json", {**report, **scores})

@@ -484,13 +484,12 @@ def test_eval(work, call):
 
 def test_eval_clocks_hands_the_run_to_the_protocol(call, monkeypatch):
     import qvae.reports.clocks
-    import qvae.reports.demo
 
     def evaluate(run, *, seed, device):
         return {"run": run, "seed": seed, "device": device}
 
-    monkeypatch.setattr(qvae.reports.clocks, "evaluate_clocks", evaluate)
-    monkeypatch.setattr(qvae.reports.demo, "table", lambda found: "the table")
+    monkeypatch.setattr(qvae.reports.clocks, "evaluate", evaluate)
+    monkeypatch.setattr(qvae.reports.clocks, "table", lambda found: "the table")
     words = ["eval", "runs/prior", "--clocks", "--device", "cpu", "--seed", "3"]
     code, out, _ = call(*words, "--json")
     assert code == 0
@@ -551,6 +550,7 @@ def test_clock_in_the_terminal(drawn, call, monkeypatch):
 
 
 def test_demo_hands_its_options_on(call, monkeypatch):
+    import qvae.reports.clocks
     import qvae.reports.demo
 
     asked = {}
@@ -561,7 +561,8 @@ def test_demo_hands_its_options_on(call, monkeypatch):
         return {"score": 1.0}
 
     monkeypatch.setattr(qvae.reports.demo, "run_demo", run_demo)
-    monkeypatch.setattr(qvae.reports.demo, "table", lambda found: "the table")
-    assert call("demo", "--quick", "--run", "here") == (0, "the table\n", "a stage\n")
+    monkeypatch.setattr(qvae.reports.clocks, "table", lambda found: "the table")
+    picture = "picture                here/clocks.png"
+    assert call("demo", "--quick", "--run", "here") == (0, f"the table\n{picture}\n", "a stage\n")
     assert asked == {"path": "here", "is_quick": True, "device": "auto", "seed": 0}
     assert json.loads(call("demo", "--json")[1]) == {"score": 1.0}

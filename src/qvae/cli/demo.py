@@ -14,9 +14,10 @@ def run_demo(parser: Parser, words: Sequence[str]) -> Result:
     add_common(parser, "device", "threads", "seed")
     args = parse(parser, words)
     prepare(args)
-    from qvae.reports.demo import run_demo, table
+    from qvae.reports.clocks import table
+    from qvae.reports.demo import run_demo
 
     found = run_demo(
         args.run, is_quick=args.quick, device=args.device, seed=args.seed or 0, tell=note
     )
-    return Result(data=found, text=table(found))
+    return Result(data=found, text=f"{table(found)}\npicture                {args.run}/clocks.png")

@@ -21,10 +21,9 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         parser.error("--clocks: takes no --data, the protocol has its own times and styles")
     device = prepare(args)
     if args.clocks:
-        from qvae.reports.clocks import evaluate_clocks
-        from qvae.reports.demo import table
+        from qvae.reports.clocks import evaluate, table
 
-        found = evaluate_clocks(args.run, seed=args.seed or 0, device=str(device))
+        found = evaluate(args.run, seed=args.seed or 0, device=str(device))
         return Result(data={"run": args.run, "clocks": found}, text=table(found))
     from qvae.runs.loading import open_run, open_run_data
     from qvae.runs.scores import evaluate_run

@@ -4,6 +4,7 @@ The protocol, the same for every run: uint8 pictures; one sample a request, fixe
 rejection; a minute hand of contrast below .5 counts as wrong; the 720 times in four styles each.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from qvae.priors.base import Prior
 from qvae.runs.loading import Run, open_run
 from qvae.tokenizer import Tokenizer
 
-__all__ = ["draw_times", "evaluate_clocks", "score_reconstructions", "to_pixels"]
+__all__ = ["draw_times", "evaluate", "score_reconstructions", "table", "to_pixels"]
 
 _NUM_TIMES, _NUM_STYLES = 720, 4
 _BATCH = 240
@@ -62,7 +63,7 @@ def draw_times(
     return to_pixels(run.require_tokenizer().decode(tokens, cond))
 
 
-def evaluate_clocks(
+def evaluate(
     path: str | Path, *, seed: int = 0, device: str = "cpu", mirror: bool = False
 ) -> dict[str, Any]:
     """Score a prior run on clocks by the protocol.
@@ -124,3 +125,42 @@ def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict
         swapped = tokenizer.decode(tokens, clock_hours(other, mirror=mirror))
         scores["time_swap"] = score_clocks(to_pixels(swapped), other, split_of(other))
     return scores
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Lay out a report's scores as text, a row a split."""
+    columns = {
+        "n": "{:d}",
+        "median": "{:.2f}",
+        "p99": "{:.1f}",
+        "within_1": "{:.1%}",
+        "within_1_no_floor": "{:.1%}",
+        "dial_right": "{:.1%}",
+        "gross": "{:.1%}",
+        "hour_slips": "{:.1%}",
+    }
+    head = ["split", "n", "median min", "p99 min", "<=1 min", "no floor", "dial", "gross", "slips"]
+    rows = [
+        [split, *(form.format(row[name]) for name, form in columns.items())]
+        for split, row in report["samples"].items()
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *rows]
+    ]
+    recon = report["reconstructions"]
+    seconds = report.get("seconds", {})
+    lines.append(f"style variance / real  {report['style_variance_ratio']:.2f}")
+    lines.append(
+        f"reconstructions        PSNR {recon['psnr']:.2f} dB, "
+        f"hand colour error {recon['hand_colour_error']['mean']:.3f}"
+    )
+    if "time_swap" in recon:
+        row = recon["time_swap"]["off_block"]
+        lines.append(f"time swap              {row['within_1']:.1%} within 1 min off the block")
+    if seconds:
+        lines.append(
+            "seconds                " + ", ".join(f"{k} {v:g}" for k, v in seconds.items())
+        )
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from PIL import Image
 from qvae.config import load_recipe
 from qvae.data.tokens import TokenData
 from qvae.errors import UsageError
-from qvae.reports.clocks import draw_times, evaluate_clocks
+from qvae.reports.clocks import draw_times, evaluate
 from qvae.runs.build import build_data
 from qvae.runs.loading import open_run
 from qvae.runs.tokens import encode_data
@@ -20,7 +20,7 @@ from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
 from qvae.train.log import trained_seconds
 
-__all__ = ["run_demo", "table"]
+__all__ = ["run_demo"]
 
 _FULL = {
     "tokenizer": {"train.steps": 1500, "train.eval_every": 500},
@@ -83,7 +83,7 @@ def run_demo(
         )
     with _timed(seconds, "scores"):
         tell("4/4 scores: draw the 720 times in 4 styles each, and read them back")
-        scores = evaluate_clocks(path / "prior", seed=seed)
+        scores = evaluate(path / "prior", seed=seed)
         _draw_sheet(path)
     for stage in ("tokenizer", "prior"):  # all of it, also what an earlier start trained
         seconds[stage] = max(seconds[stage], trained_seconds(path / stage))
@@ -145,42 +145,3 @@ class _timed:
 
     def __exit__(self, *error: object) -> None:
         self.seconds[self.name] = round(time.monotonic() - self.start, 1)
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Lay out a report's scores as text, a row a split."""
-    columns = {
-        "n": "{:d}",
-        "median": "{:.2f}",
-        "p99": "{:.1f}",
-        "within_1": "{:.1%}",
-        "within_1_no_floor": "{:.1%}",
-        "dial_right": "{:.1%}",
-        "gross": "{:.1%}",
-        "hour_slips": "{:.1%}",
-    }
-    head = ["split", "n", "median min", "p99 min", "<=1 min", "no floor", "dial", "gross", "slips"]
-    rows = [
-        [split, *(form.format(row[name]) for name, form in columns.items())]
-        for split, row in report["samples"].items()
-    ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [head, *rows]
-    ]
-    recon = report["reconstructions"]
-    seconds = report.get("seconds", {})
-    lines.append(f"style variance / real  {report['style_variance_ratio']:.2f}")
-    lines.append(
-        f"reconstructions        PSNR {recon['psnr']:.2f} dB, "
-        f"hand colour error {recon['hand_colour_error']['mean']:.3f}"
-    )
-    if "time_swap" in recon:
-        row = recon["time_swap"]["off_block"]
-        lines.append(f"time swap              {row['within_1']:.1%} within 1 min off the block")
-    if seconds:
-        lines.append(
-            "seconds                " + ", ".join(f"{k} {v:g}" for k, v in seconds.items())
-        )
-    return "\n".join(lines)
