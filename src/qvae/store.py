@@ -95,7 +95,8 @@ def save_folder(
 ) -> None:
     """Write a folder of tensors, facts and extra text files in one rename.
 
-    An existing folder at ``path`` is replaced whole; a crash leaves the old one or the new one.
+    An existing folder at ``path`` is replaced whole. Between its two renames, a crash of the
+    machine leaves the old one beside it as ``.NAME.PID.old``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,12 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.rename(path, old)
-    os.rename(new, path)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
     fsync_path(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
