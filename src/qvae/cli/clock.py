@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from qvae.cli.common import Parser, Result, add_common, output_folder, parse, positive, prepare
+from qvae.cli.common import (
+    Parser,
+    Result,
+    add_common,
+    check_output,
+    output_folder,
+    parse,
+    positive,
+    prepare,
+)
 from qvae.errors import UsageError
 
 __all__ = ["run_clock"]
@@ -36,6 +45,8 @@ def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     if args.output is None and args.json:
         raise UsageError("--json: needs -o PATH, a picture in the terminal is no JSON")
     is_file = _is_file(args.output) if args.output is not None else False
+    if args.output is not None:
+        check_output(Path(args.output).parent if is_file else args.output)
     prepare(args)
     from qvae.clock import draw_clocks
 

@@ -1,6 +1,7 @@
 """What the commands share: the parser, the common options, and how a result is handed back."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ __all__ = [
     "Result",
     "add_common",
     "autocast",
+    "check_output",
     "note",
     "output_folder",
     "parse",
@@ -67,15 +69,12 @@ def add_common(parser: Parser, *names: str) -> None:
 
 def positive(text: str) -> int:
     """Read a whole number >= 1, for ``type=``."""
-    value = _natural(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 1")
-    return value
+    return _natural(text, least=1)
 
 
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 0")
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= {least}")
     return int(text)
 
 
@@ -129,14 +128,28 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def check_output(path: str | Path) -> None:
+    """Refuse a folder that could not be made or written to, before any work; make nothing.
+
+    Raises:
+        UsageError: a file is in the way, or it is not ours to write.
+    """
+    folder = Path(path)
+    places = (folder, *folder.absolute().parents)
+    nearest = next(place for place in places if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise UsageError(f"{nearest}: is a file, must be a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder}: cannot be written to (Permission denied)")
+
+
 def output_folder(path: str | Path) -> Path:
     """Make and return a folder to write results to.
 
     Raises:
-        UsageError: a file is in the way.
+        UsageError: as for :func:`check_output`.
     """
+    check_output(path)
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qvae.cli.common import Parser, Result, add_common, note, parse, prepare
+from qvae.cli.common import Parser, Result, add_common, check_output, note, parse, prepare
 
 __all__ = ["run_demo"]
 
@@ -13,6 +13,7 @@ def run_demo(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument("--run", default="runs/demo", metavar="DIR", help="default: runs/demo")
     add_common(parser, "device", "threads", "seed")
     args = parse(parser, words)
+    check_output(args.run)
     prepare(args)
     from qvae.reports.clocks import table
     from qvae.reports.demo import run_demo

@@ -13,9 +13,12 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -54,20 +57,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("qvae").addHandler(handler)
     try:
-        _write(_dispatch(words), wants_json)
+        with _sigterm_raises():
+            _write(_dispatch(words), wants_json)
         return 0
     except SystemExit as leaving:  # argparse has printed a command's help
         return int(leaving.code or 0)
     except BrokenPipeError:  # whoever read our output has seen enough
         _drop_output()
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130, wants_json)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        return _fail("interrupted", 128 + number, wants_json)
     except Exception as error:  # the outermost frame: every error ends here
         code, text = _explain(error)
         return _fail(text, code, wants_json)
     finally:
         logging.getLogger("qvae").removeHandler(handler)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that what is half written is taken away."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(words: list[str]) -> Result:

@@ -27,7 +27,7 @@ def run_read(parser: Parser, words: Sequence[str]) -> Result:
         try:
             pictures.append(load_clock_image(file))
         except ValueError as error:
-            raise DataError(f"{file}: {error}") from None
+            raise DataError(str(error)) from None
     reading = read_clocks(np.stack(pictures))
     rows, lines = [], []
     for file, minutes, contrast in zip(files, reading.minutes, reading.contrast, strict=True):

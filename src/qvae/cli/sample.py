@@ -9,6 +9,7 @@ from qvae.cli.common import (
     Result,
     add_common,
     autocast,
+    check_output,
     note,
     output_folder,
     parse,
@@ -40,6 +41,7 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
     add_common(parser, "device", "precision", "threads", "seed")
     args = parse(parser, words)
     cond = _conditions(args.cond or ())
+    check_output(args.output)
     device = prepare(args)
     from qvae.runs.loading import open_run
     from qvae.runs.sampling import sample_run

@@ -1,17 +1,20 @@
 """``qvae encode`` and ``qvae decode``: data to tokens, tokens to data."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from qvae.cli.common import (
     Parser,
     Result,
     add_common,
     autocast,
+    check_output,
     output_folder,
     parse,
     positive,
     prepare,
 )
+from qvae.errors import UsageError
 
 __all__ = ["run_decode", "run_encode"]
 
@@ -23,12 +26,18 @@ def run_encode(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument("-o", dest="output", required=True, metavar="TOKENS", help="a new folder")
     add_common(parser, "device", "precision", "threads")
     args = parse(parser, words)
+    check_output(Path(args.output).parent)
     device = prepare(args)
     from qvae.runs.loading import open_run, open_run_data
     from qvae.runs.tokens import encode_data
 
     run = open_run(args.run, device=device)
     tokenizer = run.require_tokenizer()
+    if run.model is not tokenizer.model:
+        raise UsageError(
+            f"{args.run}: is the run of a prior, which was trained on tokens; encode with the run "
+            "that made them"
+        )
     with autocast(args, device):
         counts = encode_data(tokenizer, open_run_data(run, args.data), args.output)
     data = {"tokens": args.output, "splits": counts, **tokenizer.facts, "hash": tokenizer.hash}
@@ -45,6 +54,7 @@ def run_decode(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument("-n", type=positive, metavar="N", help="at most N samples of each split")
     add_common(parser, "device", "precision", "threads")
     args = parse(parser, words)
+    check_output(args.output)
     device = prepare(args)
     from qvae.data.tokens import TokenData
     from qvae.runs.loading import open_run

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qvae.cli.common import Parser, Result, add_common, note, parse, precision, prepare
+from qvae.cli.common import (
+    Parser,
+    Result,
+    add_common,
+    check_output,
+    note,
+    parse,
+    precision,
+    prepare,
+)
 from qvae.errors import UsageError
 
 __all__ = ["run_train", "split_overrides"]
@@ -47,6 +56,7 @@ def _train(recipe: Any, args: Any) -> Result:
     from qvae.runs.training import next_run_folder, train_recipe
 
     run = _run_folder(args, lambda: next_run_folder(recipe.name))
+    check_output(run)
     result = train_recipe(
         recipe,
         run=run,

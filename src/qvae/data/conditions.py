@@ -101,12 +101,20 @@ def fit_conditions(
     columns: Mapping[str, Sequence[str]],
     requests: Sequence[ConditionRequest],
     train_rows: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
 ) -> tuple[tuple[Condition, ...], np.ndarray]:
     """Settle each request on the training rows and encode every row.
 
     Categories and the mean and deviation of a number come from the training rows alone; a
     category that only other rows have becomes NaN, because nothing can be learned about it.
     Without a kind, a column of more than 20 different numbers is a number, else a category.
+
+    Args:
+        columns: text by column name, ``n`` rows each.
+        requests: which columns, and their kinds.
+        train_rows: indices of the training rows.
+        names: what errors call the rows; None counts them.
 
     Returns:
         The conditions, and float32 ``[n, M]`` in their order.
@@ -126,11 +134,12 @@ def fit_conditions(
         told = {row: text for row in train_rows.tolist() if (text := column[row].strip())}
         if not told:
             raise DataError(f"column {request.name!r}: no training sample has a value")
-        conditions.append(_fit(request, told))
-    return tuple(conditions), encode_columns(columns, conditions, can_be_new=True)
+        conditions.append(_fit(request, told, names))
+    encoded = encode_columns(columns, conditions, can_be_new=True, names=names)
+    return tuple(conditions), encoded
 
 
-def _fit(request: ConditionRequest, told: dict[int, str]) -> Condition:
+def _fit(request: ConditionRequest, told: dict[int, str], names: Sequence[str] | None) -> Condition:
     distinct = set(told.values())
     kind = request.kind
     if kind is None:
@@ -147,7 +156,7 @@ def _fit(request: ConditionRequest, told: dict[int, str]) -> Condition:
         return replace(blank, categories=tuple(sorted(distinct, key=_natural)))
     if kind == "cyclic":
         return blank
-    values = np.array([_cell(blank, text, row, False) for row, text in told.items()])
+    values = np.array([_cell(blank, text, _place(row, names), False) for row, text in told.items()])
     values = values[~np.isnan(values)]
     if not len(values):
         raise DataError(f"column {request.name!r}: no training sample has a value")
@@ -162,7 +171,11 @@ def _natural(text: str) -> tuple[int, float, str]:
     return (1, 0.0, text)
 
 
-def _cell(condition: Condition, text: str, row: int, can_be_new: bool) -> float:
+def _place(row: int, names: Sequence[str] | None) -> str:
+    return f"row {row + 1}" if names is None else names[row]
+
+
+def _cell(condition: Condition, text: str, place: str, can_be_new: bool) -> float:
     text = text.strip()
     if not text or (condition.kind != "category" and text.lower() == "nan"):
         return math.nan
@@ -171,7 +184,7 @@ def _cell(condition: Condition, text: str, row: int, can_be_new: bool) -> float:
     try:
         return number_of(condition, text)
     except ValueError as error:
-        raise DataError(f"{condition.name}={text!r} in row {row + 1}: {error}") from None
+        raise DataError(f"{condition.name}={text!r} in {place}: {error}") from None
 
 
 def encode_columns(
@@ -179,6 +192,7 @@ def encode_columns(
     conditions: Sequence[Condition],
     *,
     can_be_new: bool = False,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Encode columns of text with conditions that are settled, for instance a trained model's.
 
@@ -186,6 +200,7 @@ def encode_columns(
         columns: text by column name, ``n`` rows each.
         conditions: what the numbers mean.
         can_be_new: take an unknown category for "not told" instead of refusing it.
+        names: what errors call the rows; None counts them.
 
     Returns:
         float32 ``[n, M]``.
@@ -199,6 +214,6 @@ def encode_columns(
         numbers: dict[str, float] = {}
         for row, text in enumerate(column):
             if text not in numbers:
-                numbers[text] = _cell(condition, text, row, can_be_new)
+                numbers[text] = _cell(condition, text, _place(row, names), can_be_new)
         encoded.append([numbers[text] for text in column])
     return wrap_cyclic(np.array(encoded, dtype=np.float32).T, conditions)

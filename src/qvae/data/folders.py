@@ -182,11 +182,12 @@ def load_folder_images(
     columns = {
         title: [table.get(path, {}).get(title, "") for path in kept] for title in titles
     } or _labels(kept)
+    names = [printable(path) for path in kept]
     return Samples(
         x=x,
         keys=[os.fsencode(path) for path in kept],
-        names=[printable(path) for path in kept],
-        told=column_parts(columns, str(root)) or folder_parts(kept),
+        names=names,
+        told=column_parts(columns, str(root), names) or folder_parts(kept),
         columns=columns,
         bad=bad,
     )

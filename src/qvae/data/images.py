@@ -94,7 +94,9 @@ class Images(DataModule):
         """Files that could not be read, each with the reason."""
         self._samples = samples
         self._rows = split_rows(samples.keys, samples.told)
-        conditions, cond_array = fit_conditions(samples.columns, requests, self._rows["train"])
+        conditions, cond_array = fit_conditions(
+            samples.columns, requests, self._rows["train"], names=samples.names
+        )
         self._settle(conditions, cond_array)
 
     def _settle(self, conditions: tuple[Condition, ...], cond: np.ndarray) -> None:
@@ -118,7 +120,8 @@ class Images(DataModule):
             DataError: a missing column, or a value that the model does not know.
         """
         settled = tuple(conditions)
-        self._settle(settled, encode_columns(self._samples.columns, settled))
+        samples = self._samples
+        self._settle(settled, encode_columns(samples.columns, settled, names=samples.names))
 
     def train(self) -> ArraySplit:
         """Return the training part."""

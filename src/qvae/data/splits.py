@@ -71,8 +71,12 @@ def folder_parts(paths: Sequence[str]) -> list[str] | None:
     return None
 
 
-def column_parts(columns: Mapping[str, Sequence[str]], where: str) -> list[str] | None:
+def column_parts(
+    columns: Mapping[str, Sequence[str]], where: str, names: Sequence[str] | None = None
+) -> list[str] | None:
     """Read each sample's part from the column "split", if there is one.
+
+    Errors call the rows by ``names``, or count them.
 
     Raises:
         DataError: a word that names no part.
@@ -81,7 +85,8 @@ def column_parts(columns: Mapping[str, Sequence[str]], where: str) -> list[str] 
     for row, word in enumerate(columns.get("split", ())):
         part = part_of(word)
         if part is None:
-            raise DataError(f"{where}: split={word!r} in row {row + 1}, needs train, valid or test")
+            place = f"row {row + 1}" if names is None else names[row]
+            raise DataError(f"{where}: split={word!r} in {place}, needs train, valid or test")
         told.append(part)
     return told if "split" in columns else None
 

@@ -98,6 +98,12 @@ def open_run_data(run: Run, data: str | Path | None = None) -> DataModule:
     """
     if run.recipe is None:
         raise UsageError(f"{run.path}: has no recipe.yaml, so which data it takes is not known")
+    own = run.recipe.data.get("path")
+    if data is None and own is not None and not Path(own).exists():
+        raise DataError(
+            f"{own}: no such file or folder here; {run.path} was trained on it, so go to where it "
+            "was or name the data"
+        )
     overrides = [("data.path", str(data))] if data is not None else []
     module = build_data(load_recipe(run.path / "recipe.yaml", overrides))
     if isinstance(module, TokenData):

@@ -55,6 +55,8 @@ def sample_run(
     if isinstance(run.model, Prior):
         return _by_prior(run.model, run.require_tokenizer(), num, rows, seed=seed, **options)
     if run.tokenizer is not None:
+        if (settings or {}).get("guidance", 1.0) != 1.0:
+            raise UsageError(f"guidance={options['guidance']}: {run.path} has no prior to guide")
         tell("this run has no prior: its codes are drawn by how often they occur (unigram)")
         prior = _unigram(run, run.tokenizer, tell)
         return _by_prior(prior, run.tokenizer, num, rows, seed=seed, **options)

@@ -70,6 +70,8 @@ def train_recipe(
     model = build_model(recipe, data)
     if init is not None:
         _load_weights(model, Path(init))
+    if resume and not _holds_step(Path(run)):
+        tell(f"{run}: no checkpoint to go on from, so training starts at the beginning")
     export = partial(_export, tokenizer=_tokenizer_folder(data) if recipe.prior else None)
     tell(f"run folder {run}")
     return fit(
@@ -90,11 +92,20 @@ def _check_folders(run: Path, resume: bool, init: str | Path | None) -> None:
     """Refuse early what :func:`qvae.train.fit` would refuse after the data was read."""
     if init is not None and not Path(init).is_dir():
         raise UsageError(f"init={str(init)!r}: no such folder")
-    holds_step = any((run / "state").glob("step_*")) or (run / "model").exists()
-    if holds_step and not resume:
+    has_model = (run / "model").exists()
+    if not resume and (_holds_step(run) or has_model):
         raise UsageError(
             f"run={str(run)!r} already holds a run; pass --resume to go on or choose another --run"
         )
+    if has_model and not _holds_step(run):
+        raise UsageError(
+            f"run={str(run)!r} holds a model and no checkpoint to go on from; "
+            f"start from its weights with --init {run} in another --run"
+        )
+
+
+def _holds_step(run: Path) -> bool:
+    return any((run / "state").glob("step_*"))
 
 
 def _load_weights(model: nn.Module, init: Path) -> None:
