@@ -195,6 +195,11 @@ def test_info(call):
         (["clock", "4:20", "-o", "x.jpg"], "a file must end in .png"),
         (["clock", "4:20", "--json"], "--json: needs -o PATH"),
         (["eval", "runs/ae", "--clocks", "--data", "x"], "--clocks: takes no --data"),
+        (["sample", "runs/ae", "-o", "x", "-n", "-3"], "-n: '-3' must be a whole number >= 1"),
+        (["sample", "runs/ae", "-o", "x", "--guidance", "3"], "runs/ae has no prior to guide"),
+        (["encode", "runs/prior", "images", "-o", "x"], "runs/prior: is the run of a prior"),
+        (["list", "ae"], "a recipe's keys are listed by qvae train ae --help"),
+        (["list", "recipe", "vqvea"], "no such recipe or file, did you mean vqvae?"),
         (["--json"], "a command comes first"),
     ],
 )
@@ -204,12 +209,48 @@ def test_usage_errors_are_one_sentence_and_exit_2(work, call, words, sentence):
     assert not any(path.name.startswith("x") for path in work.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "no_run", "-o"],
+        ["decode", "no_run", "tokens", "-o"],
+        ["clock", "4:20", "-o"],
+        ["train", "ae.yaml", "--data", "images", "--run"],
+        ["demo", "--run"],
+    ],
+)
+def test_a_file_in_the_way_of_a_folder_is_found_before_any_work(work, call, words):
+    for path in ("images/0.png/below", "images/metadata.csv/a/b"):
+        code, _, errors = call(*words, path)
+        assert code == 2 and "is a file, must be a folder" in errors and one_sentence(errors)
+    code, _, errors = call("encode", "runs/ae", "-o", "images/0.png/tokens")
+    assert code == 2 and "is a file, must be a folder" in errors
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may do all")
+def test_a_folder_that_is_not_ours_is_refused_before_any_work(work, call, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    code, _, errors = call("sample", "no_run", "-o", tmp_path / "closed/out")
+    assert code == 2 and "cannot be written to" in errors and one_sentence(errors)
+
+
 def test_a_size_of_zero_is_refused_before_the_data_is_read(work, call):
     words = ["--bottleneck", "vq", "--bottleneck.codebook_size", "0", "--bottleneck.dim", "4"]
     code, _, errors = call("train", "ae.yaml", "--data", "nowhere", "--run", "runs/zero", *words)
     assert code == 2
     assert "model.bottleneck: codebook_size=0: must be at least 1" in errors
     assert not (work / "runs/zero").exists()
+
+
+def test_resume_without_a_checkpoint_says_so_and_never_replaces_a_model(work, call, tmp_path):
+    words = ["--data", "images", "--train.steps", "1", "--run", tmp_path / "run", "--resume"]
+    code, _, errors = call("train", "ae.yaml", *words)
+    assert code == 0 and "no checkpoint to go on from" in errors
+    shutil.rmtree(tmp_path / "run/state")
+    before = (tmp_path / "run/model/model.safetensors").read_bytes()
+    code, _, errors = call("train", "ae.yaml", *words)
+    assert code == 2 and "holds a model and no checkpoint" in errors and one_sentence(errors)
+    assert (tmp_path / "run/model/model.safetensors").read_bytes() == before
 
 
 def test_a_run_folder_in_use_is_refused(work, call):
@@ -236,6 +277,26 @@ def test_data_errors_exit_3_and_make_no_run_folder(work, call):
         code, _, errors = call("train", "ae.yaml", "--run", "runs/bad", *words)
         assert code == 3 and name in errors and one_sentence(errors), (words, errors)
         assert not (work / "runs/bad").exists()
+
+
+def test_an_impossible_time_is_named_by_its_picture(work, call, tmp_path):
+    make_images(tmp_path / "late", num=12)
+    table = tmp_path / "late/metadata.csv"
+    table.write_text(table.read_text().replace("10.png,10:10", "10.png,25:61"))
+    words = ["train", "ae.yaml", "--data", tmp_path / "late", "--run", tmp_path / "run"]
+    code, _, errors = call(*words)
+    assert code == 3 and "time='25:61' in 10.png: hours go" in errors and one_sentence(errors)
+    table.write_text(table.read_text().replace("25:61,train", "10:10,exam"))
+    code, _, errors = call(*words)
+    assert code == 3 and "split='exam' in 10.png, needs train" in errors and one_sentence(errors)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_of_a_run_is_sought_from_here(work, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = call("eval", work / "runs/ae")
+    assert code == 3 and "images: no such file or folder here" in errors and one_sentence(errors)
+    assert call("eval", work / "runs/ae", "--data", work / "images")[0] == 0
 
 
 def test_max_bad_tolerates_a_broken_image(work, call):
@@ -331,6 +392,25 @@ def test_exit_codes(call, monkeypatch, error, expected):
     monkeypatch.setattr(qvae.cli.info, "run_info", ending)
     monkeypatch.setattr(qvae.cli.main, "_drop_output", lambda: None)
     assert call("info")[0] == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_sigterm_unwinds_any_command(call, monkeypatch):
+    import qvae.cli.info
+
+    undone = []
+
+    def waiting(parser, words):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            undone.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(qvae.cli.info, "run_info", waiting)
+    assert call("info")[0] == 143 and undone == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -31,10 +31,13 @@ def run_list(parser: Parser, words: Sequence[str]) -> Result:
 
 
 def _kind_and_name(words: list[str]) -> tuple[Any, str | None]:
+    from qvae.recipe_files import find_recipe
+
     if len(words) > 2:
         raise UsageError(f"list {' '.join(words)}: takes a kind, a name, or a kind and a name")
     name = words[-1]
     if words[:-1] == ["recipe"] or (name in _recipes() and not kinds_of(name)):
+        find_recipe(name)
         raise UsageError(f"list {name!r}: a recipe's keys are listed by qvae train {name} --help")
     if len(words) == 2:
         return words[0], words[1]

@@ -100,10 +100,9 @@ def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict
     ``time_swap`` is there when the decoder is told the time: encode a clock at one time, decode
     its codes at another, and read the other.
     """
-    split = Clocks(mirror=mirror).test()
-    batch = split.batch(np.arange(len(split)))
-    assert batch.cond is not None, "clocks have a time"
     minutes = np.tile(np.arange(_NUM_TIMES), _NUM_STYLES)
+    batch = Clocks(mirror=mirror).test().batch(np.arange(len(minutes)))
+    assert batch.cond is not None, "clocks have a time"
     tokens = torch.cat(
         [
             tokenizer.encode(x, cond)
