@@ -198,6 +198,8 @@ def test_info(call):
         (["sample", "runs/ae", "-o", "x", "-n", "-3"], "-n: '-3' must be a whole number >= 1"),
         (["sample", "runs/ae", "-o", "x", "--guidance", "3"], "runs/ae has no prior to guide"),
         (["encode", "runs/prior", "images", "-o", "x"], "runs/prior: is the run of a prior"),
+        (["train", "ae.yaml", "--data", "images", "--run", ""], "--run: is empty"),
+        (["encode", "", "-o", "x"], "RUN: is empty"),
         (["list", "ae"], "a recipe's keys are listed by qvae train ae --help"),
         (["list", "recipe", "vqvea"], "no such recipe or file, did you mean vqvae?"),
         (["--json"], "a command comes first"),

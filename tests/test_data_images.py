@@ -116,7 +116,7 @@ def test_missing_column_names_those_there_are(clocks):
 def test_an_impossible_time_is_named_with_its_rule(clocks):
     text = (clocks / "metadata.csv").read_text(encoding="utf-8-sig").replace("7:07", "25:61")
     (clocks / "metadata.csv").write_text(text)
-    with pytest.raises(DataError, match="time='25:61' in row 8: hours go from 0 to 23"):
+    with pytest.raises(DataError, match="time='25:61' in 07.png: hours go from 0 to 23"):
         Images(clocks, cond="time:cyclic(12h)")
 
 
@@ -129,7 +129,7 @@ def test_split_column_is_obeyed(clocks):
     assert data.train().names == [f"{row:02}.png" for row in range(20)]
     assert data.test().names == [f"{row:02}.png" for row in range(35, 40)]
     (clocks / "metadata.csv").write_text(text.replace("validation", "holdout"))
-    with pytest.raises(DataError, match="split='holdout' in row 21"):
+    with pytest.raises(DataError, match="split='holdout' in 20.png"):
         Images(clocks)
 
 

@@ -48,13 +48,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse all words; an unknown option is an error that says what it may have meant."""
+    """Parse all words; an unknown option or an empty word is an error that says so."""
     args, unknown = parser.parse_known_args(words)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         close = get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.75)
         hint = f", did you mean {close[0]}?" if close else ""
         parser.error(f"{unknown[0]}: unknown option or one word too many{hint}")
+    for action in parser._actions:
+        if getattr(args, action.dest, None) == "":  # an unset shell variable, never "here"
+            parser.error(f"{'/'.join(action.option_strings) or action.metavar}: is empty")
     return args
 
 
