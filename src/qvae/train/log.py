@@ -95,7 +95,7 @@ def describe_machine(engine: Engine, *, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "qvae": qvae.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_flags": _flags(),
