@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from qvae.clock import CLOCK_RUN
-from qvae.config import load_recipe
+from qvae.config import dump_recipe, load_recipe
 from qvae.data.clocks import Clocks
 from qvae.pretrained import load_model, round_weights, save_model
 from qvae.reports.clocks import evaluate, table
@@ -78,7 +78,8 @@ def ship(runs: Path) -> None:
     CLOCK_RUN.mkdir(parents=True)
     for name in ("model", "tokenizer"):
         shutil.copytree(source / name, CLOCK_RUN / name)
-    shutil.copy(source / "recipe.yaml", CLOCK_RUN / "recipe.yaml")
+    recipe = load_recipe(source / "recipe.yaml", [("data.path", "tokens")])  # no path of ours
+    (CLOCK_RUN / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     open_run(CLOCK_RUN)
     size = sum(file.stat().st_size for file in CLOCK_RUN.rglob("*") if file.is_file())
     sys.stdout.write(f"seed {seed} of {sorted(found)}, {size / 1e6:.1f} MB\n")
