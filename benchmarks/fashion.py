@@ -9,7 +9,6 @@ again after an interruption it goes on.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from qvae.config import load_recipe
+from qvae.reports.timer import Timer
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.sampling import sample_run
 from qvae.runs.scores import evaluate_run
@@ -80,19 +80,6 @@ def prior(runs: Path, seconds: dict[str, float]) -> dict[str, Any]:
     sheet = pixels.transpose(0, 2, 1, 3).reshape(28 * len(rows), 28 * SAMPLES_A_CLASS)
     Image.fromarray(np.repeat(np.repeat(sheet, 2, 0), 2, 1)).save(RESULTS / "fashion_samples.png")
     return {"recipe": "token_prior", "scores": evaluate_run(run, data)}
-
-
-class Timer:
-    """Note how many seconds a stage took; a stage that was done before adds nothing much."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.name] = round(time.monotonic() - self.start, 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The demo: pixels -> tokens -> prior -> new clocks at the time you ask, and how well it went."""
 
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from qvae.config import load_recipe
 from qvae.data.tokens import TokenData
 from qvae.errors import UsageError
 from qvae.reports.clocks import draw_times, evaluate
+from qvae.reports.timer import Timer
 from qvae.runs.build import build_data
 from qvae.runs.loading import open_run
 from qvae.runs.tokens import encode_data
@@ -68,20 +68,20 @@ def run_demo(
     _claim(path, {"demo": "quick" if is_quick else "full", "seed": seed})
     options: dict[str, Any] = {"device": device, "resume": True, "progress": progress}
     seconds: dict[str, float] = {}
-    with _timed(seconds, "tokenizer"):
+    with Timer(seconds, "tokenizer"):
         tell("1/4 tokenizer: from pixels to 48 style tokens and back, told the time")
         recipe = _recipe("clock_style", is_quick, "tokenizer", {"seed": seed})
         train_recipe(recipe, run=path / "tokenizer", **options)
-    with _timed(seconds, "tokens"):
+    with Timer(seconds, "tokens"):
         tell("2/4 tokens: every training clock becomes 48 integers")
         _encode(path)
-    with _timed(seconds, "prior"):
+    with Timer(seconds, "prior"):
         tell("3/4 prior: a small transformer learns which styles there are")
         told = {"seed": seed, "data.path": str(path / "tokens")}
         train_recipe(
             _recipe("clock_style_prior", is_quick, "prior", told), run=path / "prior", **options
         )
-    with _timed(seconds, "scores"):
+    with Timer(seconds, "scores"):
         tell("4/4 scores: draw the 720 times in 4 styles each, and read them back")
         scores = evaluate(path / "prior", seed=seed)
         _draw_sheet(path)
@@ -132,16 +132,3 @@ def _draw_sheet(path: Path) -> None:
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), 0).save(
         path / "clocks.png"
     )
-
-
-class _timed:
-    """Note how many seconds a stage took."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.name] = round(time.monotonic() - self.start, 1)
