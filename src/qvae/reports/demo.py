@@ -28,7 +28,7 @@ _FULL = {
 }
 """What the demo changes in the recipes: they train for an hour, it has twelve minutes."""
 _QUICK = {
-    "tokenizer": {"data.size": 4000, "train.steps": 160, "train.eval_every": 80},
+    "tokenizer": {"data.size": 4000, "train.steps": 280, "train.eval_every": 140},
     "prior": {"train.steps": 100, "train.eval_every": 100},
 }
 """What ``--quick`` changes: enough steps to see every stage work, too few to draw well."""
