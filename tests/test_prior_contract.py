@@ -20,15 +20,6 @@ PRIORS = [{"name": "uniform"}, {"name": "unigram"}, {"name": "transformer", **TI
 SIZES = [(7,), (5, 3), (4, 4, 4)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors are tiny here: a second thread costs more than it gives, most of all under load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL)):
     prior = build_prior(
         config,

@@ -14,15 +14,6 @@ COND = torch.tensor([[4.33], [math.nan], [11.9]])
 SIZES = [(7,), (5, 3), (4, 4, 4)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors are tiny here: a second thread costs more than it gives, most of all under load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(sizes=(7,), num_tokens=12, **arguments):
     arguments = {"num_layers": 2, "dim": 16, "num_heads": 2, "conditions": (TIME,), **arguments}
     prior = Transformer(

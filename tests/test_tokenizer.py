@@ -30,15 +30,6 @@ FSQ = {"name": "fsq", "levels": [5, 4, 3]}
 VQ = {"name": "vq_ema", "codebook_size": 16, "dim": 4}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors are tiny here: a second thread costs more than it gives, most of all under load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(bottleneck=FSQ, network="conv", shape=(1, 16, 16), **arguments):
     spec = DataSpec(shape=shape, conditions=(TIME, LABEL), levels=256)
     config = {

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from qvae.data.base import ArraySplit, DataModule, Split
 from qvae.data.clock_renderer import render_clocks
 from qvae.data.clock_style import sample_styles
 from qvae.data.clock_times import TRAIN_TIMES
+from qvae.data.images import read_pixels, write_image
 from qvae.types import Condition, DataSpec
 
 __all__ = ["TIME", "Clocks", "clock_hours"]
@@ -110,12 +110,14 @@ class Clocks(DataModule):
         )
 
     def read(self, path: str | Path) -> Float[Tensor, "3 64 64"]:
-        """Read a picture of a clock, scaled to 64x64."""
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX))
-        return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+        """Read a picture of a clock, cropped and scaled to 64x64.
+
+        Raises:
+            DataError: the file is no image that can be read.
+        """
+        pixels = read_pixels(path, self.spec.shape)
+        return torch.from_numpy(pixels.astype(np.float32) / 255)
 
     def write(self, x: Float[Tensor, "3 64 64"], path: str | Path) -> None:
         """Write a picture as PNG."""
-        pixels = (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        Image.fromarray(pixels).save(path)
+        write_image(x, path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from qvae.data.arrays import load_npy, load_npz
@@ -33,7 +33,7 @@ from qvae.data.splits import PARTS, split_rows
 from qvae.errors import DataError, UsageError
 from qvae.types import Condition, DataSpec
 
-__all__ = ["Images"]
+__all__ = ["Images", "read_pixels", "write_image"]
 
 
 class Images(DataModule):
@@ -141,14 +141,7 @@ class Images(DataModule):
         Raises:
             DataError: the file is no image that can be read.
         """
-        channels, height, width = self.spec.shape
-        hint = height if height == width else None
-        try:
-            image = decode_image(Path(path), size_hint=hint)
-        except BadImageError as error:
-            raise DataError(f"{printable(str(path))}: {error}") from None
-        pixels = to_channels(image_to_array(fit_image(image, height, width)), channels)
-        x = torch.from_numpy(pixels.astype(np.float32)).div_(255)
+        x = torch.from_numpy(read_pixels(path, self.spec.shape).astype(np.float32)).div_(255)
         return x.round_() if self.spec.levels == 2 else x
 
     def write(self, x: Float[Tensor, "C H W"], path: str | Path) -> None:
@@ -157,12 +150,35 @@ class Images(DataModule):
         Raises:
             ValueError: not ``[1 or 3, H, W]``, or NaN or Inf in it.
         """
-        if x.ndim != 3 or len(x) not in (1, 3):
-            raise ValueError(f"x: shape {tuple(x.shape)}, needs [1 or 3, H, W]")
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("x: holds NaN or Inf, needs finite values")
-        pixels = x.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        write_png(pixels.cpu().numpy(), Path(path))
+        write_image(x, path)
+
+
+def read_pixels(path: str | Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "C H W"]:
+    """Read an image file, cropped and resized to ``shape`` (C, H, W).
+
+    Raises:
+        DataError: the file is no image that can be read.
+    """
+    channels, height, width = shape
+    try:
+        image = decode_image(Path(path), size_hint=height if height == width else None)
+    except BadImageError as error:
+        raise DataError(f"{printable(str(path))}: {error}") from None
+    return to_channels(image_to_array(fit_image(image, height, width)), channels)
+
+
+def write_image(x: Float[Tensor, "C H W"], path: str | Path) -> None:
+    """Write an image in [0, 1] as PNG, rounded to 8 bits; what lies outside is clipped.
+
+    Raises:
+        ValueError: not ``[1 or 3, H, W]``, or NaN or Inf in it.
+    """
+    if x.ndim != 3 or len(x) not in (1, 3):
+        raise ValueError(f"x: shape {tuple(x.shape)}, needs [1 or 3, H, W]")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x: holds NaN or Inf, needs finite values")
+    pixels = x.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    write_png(pixels.cpu().numpy(), Path(path))
 
 
 def _load(
