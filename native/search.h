@@ -9,6 +9,7 @@
 // to another.
 #pragma once
 
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -133,6 +134,9 @@ class Search {
       return true;
     }
     if (!allocate(end - begin)) return false;
+    // Somebody may have told this thread to flush denormals; before scaling they are data.
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before & ~0x8040u);
     Engine::enter();
     for (int64_t first = begin; first < end; first += chunk_rows) {
       const int64_t count = end - first < chunk_rows ? end - first : chunk_rows;
@@ -146,6 +150,7 @@ class Search {
       for (int64_t row = 0; row < count; ++row) p.codes[first + row] = decide(first, row);
     }
     Engine::leave();
+    _mm_setcsr(before);
     return true;
   }
 

@@ -32,6 +32,9 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
         help="vectors, codes and width, in place of the usual ones; may be repeated",
     )
     parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="skip the processes that measure peak memory"
+    )
     parser.add_argument("-o", dest="output", metavar="FILE", help="write the result as JSON")
     add_common(parser, "threads")
     args = parse(parser, words)
@@ -42,7 +45,13 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.reports.bench import bench
     from qvae.store import write_json
 
-    data = bench(args.what, rounds=args.rounds, shapes=args.shape, progress=note)
+    data = bench(
+        args.what,
+        rounds=args.rounds,
+        shapes=args.shape,
+        has_memory=not args.no_memory,
+        progress=note,
+    )
     if args.output is not None:
         write_json(Path(args.output), data)
     return Result(data=data, text="\n".join(_lines(data)))

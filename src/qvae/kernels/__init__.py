@@ -12,10 +12,10 @@ __all__ = ["describe", "nearest"]
 def nearest(z: Float[Tensor, "N D"], codebook: Float[Tensor, "V D"]) -> Int[Tensor, " N"]:
     """Return the index of the Euclidean-nearest row of ``codebook`` for each row of ``z``.
 
-    Exact on every path: the answer is that of float64 distances, summed coordinate by coordinate,
-    and ties go to the lowest index. docs/nearest.md has the proof. Half precision is searched as the
-    float32 numbers that it stands for, whatever autocast says. No N by V matrix is made: memory is
-    O(N + V * D + tile). There is no gradient.
+    Exact on every path: the answer is that of float64 distances, summed in the order of the
+    coordinates, and ties go to the lowest index; docs/nearest.md has the proof. Half precision is
+    searched as the float32 numbers that it stands for, whatever autocast says. No N by V matrix is
+    made: memory is O(N + V * D + tile). There is no gradient.
 
     A row or a code that is not finite gets some index in range; callers who must know look for it
     themselves.

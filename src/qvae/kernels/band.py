@@ -50,7 +50,7 @@ def place_codes(codebook: Tensor) -> Codes | None:
     # The middle of a few codes, coordinate by coordinate, is near them even if one is far away.
     sample = codebook[torch.arange(0, size, -(-size // _SAMPLE), device=codebook.device)]
     centre = torch.nan_to_num(sample.median(dim=0).values, posinf=0.0, neginf=0.0)
-    moved = codebook - centre
+    moved = codebook.contiguous() - centre
     largest = moved.abs().amax()
     if not torch.isfinite(largest):
         return None
@@ -81,7 +81,7 @@ def place_rows(z: Tensor, codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]
         The rows ``[N, D]``; their norms, as upper bounds; twice the float64 rounding that belongs
         to each; and which may be judged by float32 at all (the others are set to zero).
     """
-    moved = (z - codes.centre) * codes.scale
+    moved = (z.contiguous() - codes.centre) * codes.scale
     square = moved.square().sum(1)
     usable = square < _FAR  # False for NaN as well
     if not usable.all():

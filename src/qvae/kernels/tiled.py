@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qvae.kernels.band import Codes, place_codes, place_rows
@@ -52,7 +53,7 @@ class _Groups:
 
     def _columns(self, values: Tensor, stride: int) -> Tensor:
         missing = self.size * stride - len(values)
-        return torch.nn.functional.pad(values, (0, missing)).view(self.size, stride)
+        return F.pad(values, (0, missing)).view(self.size, stride)
 
     def members(self, groups: Tensor) -> Tensor:
         """The codes of groups, ``[G, size]``; where a tile ends, the last code once more."""
@@ -114,7 +115,7 @@ class _Search:
 
     def _rescore(self, rows: Tensor, members: Tensor) -> Tensor:
         """Scores of each row against its own few codes, ``[P, size]``."""
-        moved = self.codes.moved[members.reshape(-1)].view(*members.shape, -1)
+        moved = F.embedding(members, self.codes.moved)  # quicker than an index for long rows
         half = self.codes.half[members]
         return torch.baddbmm(half[:, None], rows[:, None], moved.mT, alpha=-1)[:, 0]
 

@@ -47,6 +47,7 @@ def bench(
     *,
     rounds: int = 15,
     shapes: list[tuple[int, int, int]] | None = None,
+    has_memory: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure every contestant at every shape.
@@ -55,6 +56,7 @@ def bench(
         what: ``nearest`` (the search) or ``quantizer`` (its part of a training step).
         rounds: turns of each contestant, >= 1; slow ones take fewer.
         shapes: (N, K, D) in place of :data:`SHAPES`.
+        has_memory: whether each contestant also runs in a process of its own, for its peak.
         progress: is told what is measured next.
 
     Returns:
@@ -73,7 +75,7 @@ def bench(
                 with on_path(name):
                     runs[name] = _make(what, name, z, codebook)
         measured = race(runs, rounds=rounds)
-        for name in runs:
+        for name in runs if has_memory else ():
             if not name.startswith("product"):
                 measured[name]["megabytes"] = _peak_memory(what, name, n, k, d)
         rows.append({"shape": [n, k, d], "contestants": {**measured, **absent}})

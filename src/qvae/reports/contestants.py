@@ -6,6 +6,8 @@ A peer is imported when it is asked for; ``pip install --group bench`` installs 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -21,16 +23,13 @@ Run = Callable[[], Any]
 
 PEERS = {
     "vector-quantize-pytorch": ("vector_quantize_pytorch", "1.32.0"),
-    "pythae": ("pythae", "0.1.2"),
+    "pythae": ("pythae.models", "0.1.2"),
     "diffusers": ("diffusers", "0.42.1"),
 }
 """Distribution -> module, and the release that the results are of."""
 
-PEER_BYTES = {"vector-quantize-pytorch": 24, "pythae": 16, "diffusers": 4, "cdist": 8}
-"""Peak bytes for each pair of a vector and a code, to refuse what would not fit.
-
-Rounded from the memory that this benchmark measures at 4096 x 8192.
-"""
+PEER_BYTES = {"vector-quantize-pytorch": 24, "pythae": 20, "diffusers": 4, "cdist": 8}
+"""Peak bytes for each pair of a vector and a code, rounded up, to refuse what would not fit."""
 
 
 @contextmanager
@@ -53,18 +52,22 @@ def why_absent(name: str) -> str:
     """Return why a peer cannot take part, or nothing."""
     if name not in PEERS:
         return ""
-    from importlib.metadata import PackageNotFoundError, version
-
-    wanted = PEERS[name][1]
+    module, wanted = PEERS[name]
     try:
         found = version(name)
     except PackageNotFoundError:
         return "not installed"
-    return "" if found == wanted else f"release {found} is installed, {wanted} is wanted"
+    if found != wanted:
+        return f"release {found} is installed, {wanted} is wanted"
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    return ""
 
 
 def make_search(name: str, z: Tensor, codebook: Tensor) -> Run:
-    """Return a call that finds the codes of ``z``: a path of ours, a peer's eval, or plain torch."""
+    """Return a call that finds the codes of ``z``: ours, a peer's eval, or torch's."""
     size, dim = codebook.shape
     if name in ("product", "product in tiles"):
         return _product(z, codebook, rows=len(z) if name == "product" else 256)
