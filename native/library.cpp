@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -139,11 +140,20 @@ EXPORT int qvae_nearest(int engine, const float* z, const float* c, int64_t n, i
   // Each thread packs the codes for itself, which pays from a few hundred rows on.
   const int64_t most = n / 256 > 1 ? n / 256 : 1;
   const int64_t count = threads < most ? threads : most;
-  std::vector<std::thread> others;
   std::vector<char> done(static_cast<size_t>(count), 0);
-  for (int64_t t = 1; t < count; ++t)
-    others.emplace_back([&, t] { done[t] = run(engine, p, n * t / count, n * (t + 1) / count); });
-  done[0] = run(engine, p, 0, n / count);
+  std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(count));
+  const auto work = [&](int64_t t) {
+    done[t] = run(engine, p, n * t / count, n * (t + 1) / count);
+  };
+  for (int64_t t = 1; t < count; ++t) {
+    try {
+      others.emplace_back(work, t);
+    } catch (const std::system_error&) {  // no thread to be had: do its part here
+      work(t);
+    }
+  }
+  work(0);
   for (std::thread& other : others) other.join();
   for (char each : done)
     if (!each) return 2;
