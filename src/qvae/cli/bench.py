@@ -1,5 +1,6 @@
 """``qvae bench``: the nearest-code search and the quantizers, timed beside their peers."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from qvae.cli.common import (
     positive,
     prepare,
 )
-from qvae.errors import UsageError
 
 __all__ = ["run_bench"]
 
@@ -60,7 +60,7 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
 def _shape(text: str) -> tuple[int, int, int]:
     sizes = [int(word) if word.isdigit() else 0 for word in text.split(",")]
     if len(sizes) != 3 or min(sizes) < 1:
-        raise UsageError(f"--shape {text}: must be three whole numbers >= 1, such as 4096,8192,64")
+        raise ArgumentTypeError(f"{text!r} must be three whole numbers >= 1, such as 4096,8192,64")
     n, k, d = sizes
     return n, k, d
 

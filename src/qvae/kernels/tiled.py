@@ -12,7 +12,7 @@ from qvae.kernels.reference import nearest as reference
 
 __all__ = ["nearest"]
 
-_ROWS, _COLUMNS = 256, 1024
+_ROWS, _COLUMNS = 256, 512
 _GATHERED = 1 << 20  # numbers of a gathered piece
 _PENDING = 1 << 18  # candidates that wait for float64
 
