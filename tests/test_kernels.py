@@ -1,6 +1,7 @@
 """Every path of the nearest-code search gives the answer of float64, on data made to be hard."""
 
 import ctypes
+import inspect
 import os
 import platform
 import shutil
@@ -194,8 +195,10 @@ def test_lower_matrix_precision_changes_no_code(monkeypatch):
 
 
 def test_compiles_into_one_graph():
+    search = inspect.unwrap(kernels.nearest)  # the tests' own check of shapes cannot be traced
+
     def lookup(z, codebook):
-        return codebook[kernels.nearest(z * 2, codebook)] + 1
+        return codebook[search(z * 2, codebook)] + 1
 
     z, codebook = normal(9, 4), normal(30, 4, seed=1)
     compiled = torch.compile(lookup, fullgraph=True, backend="aot_eager")
@@ -312,6 +315,7 @@ def test_triton_in_its_interpreter():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", HARD)
 def test_triton_on_a_gpu(name):
     z, codebook = HARD[name](96, 333, 24)
