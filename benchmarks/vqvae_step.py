@@ -1,6 +1,6 @@
 """A VQ-VAE training step with our quantizer and with pythae's, in the same network.
 
-    pip install --group bench          # pythae 0.1.2
+    pip install --no-deps pythae==0.1.2 && pip install --group bench
     python benchmarks/vqvae_step.py
 
 32x32x3 pictures, batch 128, hidden 128 and 256, K=512, D=64. The variants take turns in one run;
@@ -9,7 +9,6 @@ the result is the median of the rounds and its ratio to pythae's quantizer in ea
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from qvae.autoencoder import Autoencoder, build_autoencoder
 from qvae.bottlenecks.base import Quantizer
+from qvae.reports.machine import describe_machine
 from qvae.store import write_json
 from qvae.types import Batch, DataSpec, Latent
 
@@ -117,7 +117,7 @@ def main() -> None:
         "batch": BATCH,
         "threads": args.threads,
         "rounds": args.rounds,
-        "machine": _cpu(),
+        "machine": {key: describe_machine()[key] for key in ("cpu", "flags")},
         "torch": torch.__version__.split("+")[0],
         "hidden": {},
     }
@@ -141,15 +141,6 @@ def main() -> None:
         }
         sys.stdout.write(f"hidden {hidden}: {report['hidden'][str(hidden)]}\n")
     write_json(RESULTS / "vqvae_step.json", report)
-
-
-def _cpu() -> dict[str, Any]:
-    flags = {"avx512_bf16", "amx_bf16", "avx512f", "avx2"}
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = {word for line in lines if line.startswith("flags") for word in line.split()}
-    name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
-    return {"cpu": name or platform.processor(), "flags": sorted(flags & found)}
 
 
 if __name__ == "__main__":

@@ -177,9 +177,44 @@ def step_results():
     return "\n".join(lines)
 
 
+def bench_results(*names):
+    """Milliseconds, how many times our default path, and memory, for each shape of a bench."""
+    lines = []
+    for report in filter(None, map(result, names)):
+        machine = report["machine"]
+        lines += [
+            f"**{report['what'].capitalize()}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
+            f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
+            f"our path: {machine['kernels'].split()[0]}.",
+            "",
+        ]
+        for row in report["rows"]:
+            ran = {name: it for name, it in row["contestants"].items() if isinstance(it, dict)}
+            ours = ran.get("ours") or ran[machine["kernels"].split()[0]]
+            lines += [
+                "| N={} K={} D={} | median ms | best ms | times ours | MB |".format(*row["shape"]),
+                "|---|---|---|---|---|",
+            ]
+            for name, it in row["contestants"].items():
+                if name not in ran:
+                    lines.append(f"| {name} | {it} | | | |")
+                    continue
+                ratio = f"{it['median_ms'] / ours['median_ms']:.2f}"
+                memory = it.get("megabytes")
+                values = [f"{it['median_ms']:.2f}", f"{it['best_ms']:.2f}", ratio]
+                lines.append(
+                    f"| {name} | {' | '.join(values)} | {'' if memory is None else memory} |"
+                )
+            lines.append("")
+    return "\n".join(lines).strip() or "_No results are committed yet._"
+
+
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
     ROOT / "docs" / "clock.md": {"results": clock_results},
+    ROOT / "docs" / "nearest.md": {
+        "nearest": lambda: bench_results("nearest.json", "quantizer.json")
+    },
     ROOT / "docs" / "results.md": {"fashion": fashion_results, "step": step_results},
 }

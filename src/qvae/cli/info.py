@@ -20,7 +20,7 @@ def run_info(parser: Parser, words: Sequence[str]) -> Result:
     device = prepare(args)
     import torch
 
-    from qvae import __version__
+    from qvae import __version__, kernels
     from qvae.train.engine import resolve_precision
 
     data: dict[str, Any] = {
@@ -32,7 +32,7 @@ def run_info(parser: Parser, words: Sequence[str]) -> Result:
         "cpu_features": _features(torch),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "kernels": _kernels(),
+        "kernels": kernels.describe(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         "precision": resolve_precision("auto", device),
@@ -60,10 +60,3 @@ def _features(torch: Any) -> list[str]:
         "amx": "_is_amx_tile_supported",
     }
     return [name for name, check in checks.items() if getattr(torch.cpu, check, bool)()]
-
-
-def _kernels() -> Any:
-    from qvae import kernels
-
-    describe = getattr(kernels, "describe", None)
-    return describe() if describe is not None else "torch"

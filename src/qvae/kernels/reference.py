@@ -3,15 +3,31 @@
 import torch
 from torch import Tensor
 
-__all__ = ["nearest"]
+__all__ = ["distances", "nearest"]
+
+_CELLS = 1 << 20
 
 
-def nearest(z: Tensor, codebook: Tensor, *, rows: int = 256) -> Tensor:
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """Compare every pair in float64; ties go to the lowest index."""
-    codes = []
-    for chunk in z.detach().double().split(rows):
-        distance = (chunk[:, None] - codebook.detach().double()).square().sum(-1)
+    codes = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    rows = max(1, _CELLS // len(codebook))
+    for start in range(0, len(z), rows):
+        distance = distances(z[start : start + rows, None], codebook)
         # min() promises no order among ties, so ask for the first True instead.
-        lowest = distance == distance.min(dim=1, keepdim=True).values
-        codes.append(lowest.to(torch.uint8).argmax(dim=1))
-    return torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64, device=z.device)
+        lowest = distance == distance.amin(dim=1, keepdim=True)
+        codes[start : start + rows] = lowest.to(torch.uint8).argmax(dim=1)
+    return codes
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Sum squared differences over the last axis in float64, coordinate after coordinate.
+
+    The order is part of the definition: another order rounds another way, and where two codes are
+    almost equally near the answer would depend on the path that was taken.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for x, y in zip(a.unbind(-1), b.unbind(-1), strict=True):
+        difference = x.double() - y.double()
+        total = total + difference * difference
+    return total

@@ -1,0 +1,76 @@
+"""The benchmark measures what it says, refuses what would not fit, and writes it down."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from qvae.cli.main import main
+from qvae.reports import bench as bench_module
+from qvae.reports import contestants
+from qvae.reports.bench import bench, race
+
+
+@pytest.fixture(autouse=True)
+def _no_peers(monkeypatch):
+    """A peer that is on no machine, so that the tests are the same on all."""
+    peers = {"qvae-peer-that-is-nowhere": ("nowhere", "1.0")}
+    monkeypatch.setattr(contestants, "PEERS", peers)
+    monkeypatch.setattr(bench_module, "PEERS", peers)
+
+
+def test_contestants_take_turns_and_slow_ones_fewer():
+    order = []
+
+    def slow():
+        order.append("slow")
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+
+    found = race({"slow": slow, "quick": lambda: order.append("quick")}, rounds=4, patience=0.01)
+    assert order[:2] == ["slow", "quick"]
+    assert found["slow"]["rounds"] == 1 and found["quick"]["rounds"] == 4
+    assert found["slow"]["best_ms"] >= 20
+
+
+@pytest.mark.parametrize("what", ["nearest", "quantizer"])
+def test_bench_as_a_command(what, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    words = ["--shape", "40,12,4", "--rounds", "2", "--no-memory", "-o", str(out), "--json"]
+    assert main(["bench", what, *words]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data == json.loads(out.read_text())
+    row = data["rows"][0]
+    assert row["shape"] == [40, 12, 4]
+    assert row["contestants"]["torch"]["rounds"] == 2
+    assert row["contestants"]["qvae-peer-that-is-nowhere"] == "not installed"
+    assert main(["bench", what, *words[:-3]]) == 0
+    assert "N=40 K=12 D=4" in capsys.readouterr().out
+
+
+def test_a_shape_that_is_none_is_refused(capsys):
+    assert main(["bench", "nearest", "--shape", "8,0,2"]) == 2
+    assert "'8,0,2' must be three whole numbers" in capsys.readouterr().err
+
+
+def test_what_would_not_fit_is_not_run(monkeypatch):
+    monkeypatch.setattr(bench_module, "free_memory", lambda: 10_000)
+    result = bench("nearest", rounds=1, shapes=[(64, 64, 2)], has_memory=False)
+    assert result["rows"][0]["contestants"]["cdist"] == "would need about 0 GB"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory_is_that_of_one_call():
+    """cdist makes the whole matrix, 32 MB here; a tiled search makes a small part of it."""
+    matrix = bench_module._peak_memory("nearest", "cdist", 1000, 8000, 4)
+    tiles = bench_module._peak_memory("nearest", "torch", 1000, 8000, 4)
+    assert matrix > 30 and tiles < 15
+
+
+def test_a_forced_path_is_given_back(monkeypatch):
+    monkeypatch.setenv("QVAE_KERNEL", "reference")
+    with contestants.on_path("torch"):
+        assert contestants.os.environ["QVAE_KERNEL"] == "torch"
+    assert contestants.os.environ["QVAE_KERNEL"] == "reference"
