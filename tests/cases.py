@@ -29,7 +29,7 @@ QUANTIZERS = [name for name in BOTTLENECKS if name not in ("identity", "gaussian
 WRAPPERS = ["residual", "grouped", "projected"]
 """Those made of other quantizers."""
 
-REVIVING = ["vq_ema", "vq_cosine", "ibq", "diveq", "gumbel"]
+REVIVING = ["vq_ema", "vq_cosine", "simvq", "ibq", "diveq", "gumbel"]
 """Those that claim to bring dead codes back."""
 
 STRAIGHT_THROUGH = ["vq", "vq_ema", "simvq", "fsq", "lfq", "posthoc", "residual", "grouped"]

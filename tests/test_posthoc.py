@@ -19,7 +19,7 @@ from qvae.tokenizer import Tokenizer
 
 def test_a_code_is_the_nearest_value_of_each_coordinate():
     mean = torch.randn(500, 3) * torch.tensor([3.0, 1.0, 0.5])
-    fitted = fit_posthoc(mean, torch.zeros(500, 3), bits=6)
+    fitted = fit_posthoc(mean, torch.zeros(500, 3), bits=6.0)
     codes = fitted.encode(torch.cat([mean, torch.zeros(500, 3)], dim=1)).numpy()
     for column, d in enumerate(fitted.active.tolist()):
         values = fitted.values[d, : fitted.levels[d]].numpy()
@@ -27,7 +27,7 @@ def test_a_code_is_the_nearest_value_of_each_coordinate():
         assert np.array_equal(codes[:, column], nearest)
 
 
-@pytest.mark.parametrize("bits", [1, 2.5, 7, 20])
+@pytest.mark.parametrize("bits", [1.0, 2.5, 7.0, 20.0])
 def test_bits_stay_in_the_budget_and_go_where_the_signal_is(bits):
     mean = torch.randn(2000, 4) * torch.tensor([8.0, 4.0, 1.0, 0.01])
     fitted = fit_posthoc(mean, torch.zeros(2000, 4), bits=bits)
@@ -101,7 +101,7 @@ def test_a_run_becomes_a_run_with_codes(vae, tmp_path, capsys):
     assert torch.equal(again.encode(x), tokens)
     # The more bits, the nearer to what the VAE makes of its own mean.
     model = open_run(vae).model
-    fine = quantize_model(model, data, bits=40)
+    fine = quantize_model(model, data, bits=40.0)
     with torch.no_grad():
         exact = model.reconstruct(x)
         coarse = (again.decode(tokens) - exact).square().mean()
@@ -114,7 +114,7 @@ def test_a_folder_in_use_and_a_model_with_codes_are_refused(vae, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UsageError, match="is not empty"):
-        quantize_run(run, data, tmp_path / "full", bits=4)
-    quantize_run(run, data, tmp_path / "codes", bits=4)
+        quantize_run(run, data, tmp_path / "full", bits=4.0)
+    quantize_run(run, data, tmp_path / "codes", bits=4.0)
     with pytest.raises(UsageError, match="bottleneck PostHoc: must be gaussian"):
-        quantize_run(open_run(tmp_path / "codes"), data, tmp_path / "twice", bits=4)
+        quantize_run(open_run(tmp_path / "codes"), data, tmp_path / "twice", bits=4.0)

@@ -21,9 +21,9 @@ class KeptTable(TableQuantizer):
 
     Paper: k-means start and replacement of unused codes are Zeghidour et al. 2021,
     arXiv:2107.03312, section III-C. Ours differs: a code is dead when its running count is below
-    a tenth of the mean of all; it is looked for every 10 steps; it moves to a recent vector drawn
-    in proportion to its squared distance to its code; and whatever running state a subclass has
-    for it is set with it (:meth:`_set_rows`).
+    a tenth of the mean of all; it is looked for every 10 steps, and a new code is given time to be
+    found; it moves to a recent vector drawn in proportion to its squared distance to its code;
+    and whatever running state a subclass has for it is set with it (:meth:`_set_rows`).
 
     Until there are two vectors for each code, steps are waited for; so long ``is_initialized`` is
     False. All of it is float32 and happens in ``after_step``: ``forward`` only counts. The pool of
@@ -150,7 +150,9 @@ class KeptTable(TableQuantizer):
         size = self.codebook_sizes[0]
         centres, counts = kmeans(vectors, size, seed=int(self.num_steps))
         every = torch.arange(size, device=vectors.device)
-        self._set_rows(every, centres, counts * (step_count / len(vectors)))
+        share = self.ema_counts.new_tensor(step_count / size)
+        counts = counts * (size / len(vectors)) * self._on_trial(share)
+        self._set_rows(every, centres, counts)
         self.is_initialized.fill_(True)
 
     def _revive(self, vectors: Float[Tensor, "N D"], errors: Float[Tensor, " N"]) -> None:
@@ -161,4 +163,14 @@ class KeptTable(TableQuantizer):
             return
         fresh = poorly_served(vectors, errors, len(dead), seed=int(self.num_steps))
         dead = dead[: len(fresh)]
-        self._set_rows(dead, fresh, share.expand(len(dead)))
+        self._set_rows(dead, fresh, self._on_trial(share).expand(len(dead)))
+
+    def _on_trial(self, share: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the count of a new code that gets ``share`` vectors a step if used evenly.
+
+        Unused, it sinks below a tenth of that in the steps that would bring 20 vectors: so a small
+        table finds its dead codes at once, and a large one waits until it can tell.
+        """
+        patience = (20 / share.clamp(min=1e-6)).clamp(min=_REVIVE_EVERY)
+        decay = max(self.usage_decay, 1e-3)
+        return share * (_DEAD_BELOW * decay**-patience).clamp(max=1.0)

@@ -126,7 +126,7 @@ def fit_posthoc(
 
     Example:
         >>> mean = torch.randn(1000, 2) * torch.tensor([4.0, 0.1])  # the second says nothing
-        >>> fit_posthoc(mean, torch.zeros(1000, 2), bits=3).codebook_sizes
+        >>> fit_posthoc(mean, torch.zeros(1000, 2), bits=3.0).codebook_sizes
         (8,)
     """
     if not 1 <= bits < math.inf:

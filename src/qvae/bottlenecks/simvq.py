@@ -1,25 +1,29 @@
-"""A frozen random table behind a learned linear map: moving the map moves every code."""
+"""A frozen table behind a learned linear map: moving the map moves every code."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from qvae.bottlenecks.estimators import Estimator, require_estimator, select_estimator
-from qvae.bottlenecks.functional import all_reduce_sum, in_backward
-from qvae.bottlenecks.table import TableQuantizer
+from qvae.bottlenecks.functional import all_reduce_sum
+from qvae.bottlenecks.kept_table import KeptTable
 from qvae.bottlenecks.terms import commitment
 from qvae.types import Latent
 
 __all__ = ["SimVQ"]
 
 
-class SimVQ(TableQuantizer):
-    """Replace each vector by the nearest row of ``C W + b``; C is frozen, W and b are learned.
+class SimVQ(KeptTable):
+    """Replace each vector by the nearest row of a linearly mapped table.
 
     Paper: Zhu et al. 2024, arXiv:2411.02038, section 3.3, equation 6:
-    ``||sg(z_e) - e W||^2 + commitment_weight * ||z_e - sg(e W)||^2``. A step for one code moves
-    the map, hence all of them, so none is left behind. Ours differs: at the first step W and b
-    are set so that the table has the mean and the covariance of the first vectors.
+    ``||sg(z_e) - e W||^2 + commitment_weight * ||z_e - sg(e W)||^2``; the table e is frozen and W
+    is learned. A step for one code moves the map, hence all of them, so none is left behind. Ours
+    differs: the map is ``mean + e W R``, where mean and ``R^2`` are running mean and covariance of
+    the vectors, so that codes grow and turn with the encoder at once, and W, first the identity,
+    learns what is left. And e is no random cloud: it starts at k-means centres, and rows that
+    fall out of use are placed anew (:class:`~qvae.bottlenecks.kept_table.KeptTable`); gradients
+    never touch it.
 
     Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``. Units: rate = cells * ln V, penalty in
     squared distance.
@@ -28,6 +32,7 @@ class SimVQ(TableQuantizer):
         codebook_size: number of codes V, >= 1.
         dim: width of a code, >= 1.
         commitment_weight: weight of the second term, >= 0.
+        revival: whether codes that fell out of use are set to fresh vectors.
         estimator: how the gradient passes the choice, ``straight_through`` or ``rotation``.
 
     Raises:
@@ -36,11 +41,12 @@ class SimVQ(TableQuantizer):
     Example:
         >>> vq = SimVQ(codebook_size=4, dim=2)
         >>> vq(torch.randn(8, 3, 2)).codes.shape, [name for name, _ in vq.named_parameters()]
-        (torch.Size([8, 3, 1]), ['codebook_map.weight', 'codebook_map.bias'])
+        (torch.Size([8, 3, 1]), ['codebook_map'])
     """
 
-    codebook: Tensor
-    is_initialized: Tensor
+    mean: Tensor
+    root: Tensor
+    ema_moments: Tensor
     staged_moments: Tensor
 
     def __init__(
@@ -49,63 +55,85 @@ class SimVQ(TableQuantizer):
         codebook_size: int = 512,
         dim: int = 32,
         commitment_weight: float = 0.25,
+        revival: bool = True,
         estimator: Estimator = "straight_through",
     ) -> None:
-        super().__init__(codebook_size=codebook_size, dim=dim, commitment_weight=commitment_weight)
+        super().__init__(
+            codebook_size=codebook_size,
+            dim=dim,
+            commitment_weight=commitment_weight,
+            revival=revival,
+        )
         require_estimator(estimator)
         self.estimator = estimator
         self.register_buffer("codebook", torch.randn(codebook_size, dim))
-        self.codebook_map = nn.Linear(dim, dim)
-        with torch.no_grad():
-            self.codebook_map.weight.copy_(torch.eye(dim))
-            self.codebook_map.bias.zero_()
-        self.register_buffer("is_initialized", torch.zeros((), dtype=torch.bool))
-        # Sum of (1, z)(1, z)^T of the vectors of the first step: count, sums and products.
-        self.register_buffer("staged_moments", torch.zeros(dim + 1, dim + 1), persistent=False)
+        self.codebook_map = nn.Parameter(torch.eye(dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("root", torch.eye(dim))
+        # Sums of (1, z)(1, z)^T: count, sums and products; a running mean, and this step's.
+        moments = torch.zeros(dim + 1, dim + 1)
+        self.register_buffer("ema_moments", moments)
+        self.register_buffer("staged_moments", moments.clone(), persistent=False)
 
     @property
     def table(self) -> Float[Tensor, "V D"]:
         """The mapped rows, with the gradient of the map; float32 under any autocast."""
         with torch.autocast(self.codebook.device.type, enabled=False):
-            rows: Tensor = self.codebook_map(self.codebook)
-        return rows
+            return self.mean + self.codebook @ (self.codebook_map @ self.root)
 
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise, with the gradient of the estimator."""
         z, codes, z_q = self._quantise(z_e)
-        if self.training and not self.is_initialized and not in_backward():
-            self._stage(z.detach().float()[... if mask is None else mask])
+        to_encoder = commitment(z, z_q)
+        self._count(z, codes, to_encoder, mask)
+        started = self.is_initialized  # nothing is pulled together before
         terms: dict[str, tuple[float | Tensor, Tensor]] = {
-            "codebook_loss": (1.0, commitment(z_q, z)),
-            "commitment": (self.commitment_weight, commitment(z, z_q)),
+            "codebook_loss": (1.0 * started, commitment(z_q, z)),
+            "commitment": (self.commitment_weight * started, to_encoder),
         }
         z_q = select_estimator(self.estimator, z_e, z_q)
         return self._latent(z_q, codes, mask=mask, terms=terms)
 
-    def _stage(self, vectors: Tensor) -> None:
-        vectors = vectors.reshape(-1, self.in_dim)
-        vectors = vectors[vectors.isfinite().all(1)]
-        rows = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
-        self.staged_moments += rows.T @ rows
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """At the first step, give the table the moments of the vectors."""
-        if self.is_initialized:
-            return
-        moments = all_reduce_sum(self.staged_moments).double()
-        if moments[0, 0] > 1:
-            mean = moments[0, 1:] / moments[0, 0]
-            covariance = moments[1:, 1:] / moments[0, 0] - torch.outer(mean, mean)
-            values, axes = torch.linalg.eigh(covariance)
-            root = axes * values.clamp(min=1e-12).sqrt() @ axes.T
-            self.codebook_map.weight.copy_(root)
-            self.codebook_map.bias.copy_(mean)
-            self.is_initialized.fill_(True)
-        self.discard_step()
+    def _stage(self, vectors: Tensor, codes: Tensor, errors: Tensor) -> None:
+        super()._stage(vectors, codes, errors)
+        self.staged_moments += _moments(vectors)
 
     def discard_step(self) -> None:
-        """Drop the moments."""
+        """Drop the counts."""
+        super().discard_step()
         self.staged_moments.zero_()
+
+    def _reduce(self) -> None:
+        all_reduce_sum(self.staged_moments)
+
+    def _update(self) -> None:
+        """Let mean and covariance of the table follow the vectors."""
+        self.ema_moments.lerp_(self.staged_moments, 1 - self.usage_decay)
+        self._follow()
+
+    def _initialize(self, vectors: Tensor, step_count: float) -> None:
+        self.ema_moments.copy_(_moments(vectors) * (step_count / len(vectors)))
+        self._follow()
+        super()._initialize(vectors, step_count)
+
+    def _set_rows(self, rows: Tensor, vectors: Tensor, counts: Tensor) -> None:
+        """Set rows to what the map takes to the vectors."""
+        whole = (self.codebook_map @ self.root).double()
+        centred = (vectors - self.mean).double()
+        super()._set_rows(rows, torch.linalg.solve(whole, centred, left=False).float(), counts)
+
+    def _follow(self) -> None:
+        exact = self.ema_moments.double()
+        mean = exact[0, 1:] / exact[0, 0]
+        covariance = exact[1:, 1:] / exact[0, 0] - torch.outer(mean, mean)
+        values, axes = torch.linalg.eigh(covariance)
+        smallest = 1e-6 * values.max().clamp(min=1e-6)  # the map can be turned round
+        self.mean.copy_(mean)
+        self.root.copy_(axes * values.clamp(min=smallest).sqrt() @ axes.T)
+
+
+def _moments(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "D1 D1"]:
+    rows = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
+    return rows.T @ rows

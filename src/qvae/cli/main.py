@@ -37,6 +37,7 @@ COMMANDS = {
     "decode": ("tokens", "turn tokens back into data"),
     "quantize": ("quantize", "give a trained VAE codes, without training"),
     "sample": ("sample", "make new data"),
+    "compare": ("compare", "train quantizers side by side on your data"),
     "read": ("read", "read the time off pictures of clocks"),
     "info": ("info", "say what this machine and this installation are"),
     "list": ("listing", "list recipes and components, or one component's arguments"),
