@@ -167,10 +167,9 @@ def _use(codes: Int[Tensor, "N K"], sizes: tuple[int, ...]) -> dict[str, Tensor]
     """Return usage and perplexity, means over codebooks; none where a table would be too large."""
     if max(sizes) > _MOST_COUNTED:
         return {}
-    counts = [
-        code_counts(column, size) for column, size in zip(codes.unbind(1), sizes, strict=True)
-    ]
+    pairs = zip(codes.unbind(1), sizes, strict=True)
+    counts = [code_counts(column, size).float() for column, size in pairs]
     return {
         "usage": torch.stack([usage(count) for count in counts]).mean(),
-        "perplexity": torch.stack([perplexity(count) for count in counts]).mean().float(),
+        "perplexity": torch.stack([perplexity(count) for count in counts]).mean(),
     }

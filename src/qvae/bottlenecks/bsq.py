@@ -46,7 +46,7 @@ class BSQ(SignQuantizer):
         self,
         *,
         dim: int = 9,
-        entropy_weight: float = 0.1,
+        entropy_weight: float = 1.0,
         gamma: float = 1.0,
         temperature: float = 1.0,
         group_bits: int = 8,

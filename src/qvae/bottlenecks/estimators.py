@@ -16,6 +16,7 @@ __all__ = [
     "require_estimator",
     "rotation",
     "select_estimator",
+    "stop_outward",
     "straight_through",
 ]
 
@@ -81,6 +82,22 @@ def error_vector(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Floa
     return z
 
 
+def stop_outward(z_e: Float[Tensor, "*N D"], limit: Float[Tensor, "*D"]) -> Float[Tensor, "*N D"]:
+    """Return ``z_e``; its gradient never asks a coordinate beyond the limit to move farther out.
+
+    Beyond a quantizer's outermost value a step outwards changes no code, so nothing would ever
+    stop it, and a coordinate far out does not come back: its code is stuck.
+
+    Example:
+        >>> z_e = torch.tensor([-2.0, -0.5, 2.0], requires_grad=True)
+        >>> stop_outward(z_e, torch.ones(())).sum().backward()  # descent lowers all three
+        >>> z_e.grad.tolist()
+        [0.0, 1.0, 1.0]
+    """
+    z: Tensor = _StopOutward.apply(z_e, limit)
+    return z
+
+
 def require_estimator(estimator: str) -> None:
     """Raise ValueError for a name that is no estimator."""
     if estimator not in _ESTIMATORS:
@@ -136,6 +153,22 @@ class _ErrorVector(torch.autograd.Function):
         g = gradient.float()
         along = d * (d * g).sum(-1, keepdim=True)
         return (g - along).to(z_e.dtype), along.to(z_q.dtype)
+
+
+class _StopOutward(torch.autograd.Function):
+    """Identity whose gradient never asks a coordinate to move farther out than its last value."""
+
+    @staticmethod
+    def forward(ctx: Any, z_e: Tensor, limit: Tensor) -> Tensor:
+        ctx.save_for_backward(z_e, limit)
+        return z_e.view_as(z_e)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        z_e, limit = ctx.saved_tensors
+        # Descent moves against the gradient.
+        is_outward = (z_e.abs() > limit) & (z_e * gradient < 0)
+        return gradient.masked_fill(is_outward, 0.0), None
 
 
 def _value(z_e: Tensor, z_q: Tensor) -> Tensor:

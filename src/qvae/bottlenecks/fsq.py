@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative
-from qvae.bottlenecks.estimators import straight_through
+from qvae.bottlenecks.estimators import stop_outward, straight_through
 from qvae.types import Latent
 
 __all__ = ["FSQ"]
@@ -66,7 +65,7 @@ class FSQ(Quantizer):
         """Quantise, with the gradient of the straight-through estimator."""
         codes = self.encode(z_e)
         overshoot = (z_e.float().abs() - self.outermost).relu().square().sum(-1)
-        z = straight_through(_StopOutward.apply(z_e, self.outermost), self._middles(codes))
+        z = straight_through(stop_outward(z_e, self.outermost), self._middles(codes))
         terms = {"overshoot": (self.overshoot_weight, overshoot)}
         return self._latent(z, codes, mask=mask, terms=terms)
 
@@ -88,19 +87,3 @@ class FSQ(Quantizer):
     def _middles(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         digits = codes // self.strides % self.levels
         return torch.atanh((2 * digits.double() + 1) / self.levels - 1).float()
-
-
-class _StopOutward(torch.autograd.Function):
-    """Identity whose gradient never asks a coordinate to move farther out than its last value."""
-
-    @staticmethod
-    def forward(ctx: Any, z_e: Tensor, outermost: Tensor) -> Tensor:
-        ctx.save_for_backward(z_e, outermost)
-        return z_e.view_as(z_e)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        z_e, outermost = ctx.saved_tensors
-        # Descent moves against the gradient.
-        is_outward = (z_e.abs() > outermost) & (z_e * gradient < 0)
-        return gradient.masked_fill(is_outward, 0.0), None

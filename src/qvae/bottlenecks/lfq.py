@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qvae.bottlenecks.base import require_not_negative
-from qvae.bottlenecks.estimators import straight_through
+from qvae.bottlenecks.estimators import stop_outward, straight_through
 from qvae.bottlenecks.signs import SignQuantizer
 from qvae.bottlenecks.terms import commitment
 from qvae.types import Latent
@@ -19,8 +19,9 @@ class LFQ(SignQuantizer):
     code is ``sum 2^i [z_i > 0]`` (equation 4), and the loss gets ``E[H(q)] - H(E[q])`` (equation
     5) and a commitment term. Ours differs: q factorises into coins, so ``H(q)`` is a sum over
     coordinates, exactly; ``H(E[q])`` is exact within groups of coordinates and summed over them,
-    so memory does not grow with 2^dim; and ``dim * ln 2 - H(E[q])`` is added in its place, the
-    same but for a constant.
+    so memory does not grow with 2^dim; ``dim * ln 2 - H(E[q])`` is added in its place, the same
+    but for a constant; and beyond 1 a gradient that asks for a step outwards is stopped, as in
+    ``fsq``, or signs would get stuck. All other gradients are exactly ones.
 
     Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``. Units: rate = cells * dim * ln 2, penalty
     in nats and squared distance.
@@ -47,7 +48,7 @@ class LFQ(SignQuantizer):
         *,
         dim: int = 9,
         commitment_weight: float = 0.25,
-        entropy_weight: float = 0.1,
+        entropy_weight: float = 1.0,
         gamma: float = 1.0,
         temperature: float = 1.0,
         group_bits: int = 8,
@@ -71,4 +72,5 @@ class LFQ(SignQuantizer):
         z_q = self._corners(codes)
         terms = self._entropy_terms(z_e, mask)
         terms["commitment"] = (self.commitment_weight, commitment(z_e, z_q))
-        return self._latent(straight_through(z_e, z_q), codes, mask=mask, terms=terms)
+        z = straight_through(stop_outward(z_e, z_e.new_ones(())), z_q)
+        return self._latent(z, codes, mask=mask, terms=terms)

@@ -120,12 +120,11 @@ class SimVQ(KeptTable):
 
     def _set_rows(self, rows: Tensor, vectors: Tensor, counts: Tensor) -> None:
         """Set rows to what the map takes to the vectors."""
-        whole = (self.codebook_map @ self.root).double()
-        centred = (vectors - self.mean).double()
-        super()._set_rows(rows, torch.linalg.solve(whole, centred, left=False).float(), counts)
+        inverse = torch.linalg.inv((self.codebook_map @ self.root).cpu().double())
+        super()._set_rows(rows, (vectors - self.mean) @ inverse.to(vectors), counts)
 
     def _follow(self) -> None:
-        exact = self.ema_moments.double()
+        exact = self.ema_moments.cpu().double()  # small, and not every device has float64
         mean = exact[0, 1:] / exact[0, 0]
         covariance = exact[1:, 1:] / exact[0, 0] - torch.outer(mean, mean)
         values, axes = torch.linalg.eigh(covariance)
