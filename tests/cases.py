@@ -32,7 +32,7 @@ WRAPPERS = ["residual", "grouped", "projected"]
 REVIVING = ["vq_ema", "vq_cosine", "simvq", "ibq", "diveq", "gumbel"]
 """Those that claim to bring dead codes back."""
 
-STRAIGHT_THROUGH = ["vq", "vq_ema", "simvq", "fsq", "lfq", "posthoc", "residual", "grouped"]
+STRAIGHT_THROUGH = ["vq", "vq_ema", "simvq", "fsq", "posthoc", "residual", "grouped"]
 """Those whose gradient with respect to the encoder is exactly ones."""
 
 STOCHASTIC = ["gumbel"]

@@ -212,11 +212,10 @@ def test_lfq_s_penalty_is_the_paper_s_loss_but_for_a_constant():
 
 def test_bsq_is_the_nearest_corner_on_the_sphere():
     bsq, z = BSQ(dim=4).eval(), torch.randn(100, 4)
-    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))) / 2
-    unit = z / z.norm(dim=1, keepdim=True)
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)))
+    unit = 2 * z / z.norm(dim=1, keepdim=True)
     nearest_corner = corners[torch.cdist(unit, corners).argmin(1)]
     assert torch.allclose(bsq(z).z, nearest_corner)
-    assert torch.allclose(bsq(z).z.norm(dim=1), torch.ones(100))
 
 
 def test_bsq_s_gradient_is_that_of_the_normalisation():
@@ -224,8 +223,33 @@ def test_bsq_s_gradient_is_that_of_the_normalisation():
     BSQ(dim=4)(z).z.backward(torch.ones(10, 4))
     assert torch.allclose((z.grad * z.detach()).sum(1), torch.zeros(10), atol=1e-5)
     explicit = z.detach().requires_grad_()
-    (explicit / explicit.norm(dim=1, keepdim=True)).sum().backward()
+    (2 * explicit / explicit.norm(dim=1, keepdim=True)).sum().backward()
     assert torch.allclose(z.grad, explicit.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [LFQ, BSQ])
+def test_signs_stay_balanced_wherever_the_encoder_drifts(cls):
+    quantizer = cls(dim=6).train()
+    mix = torch.randn(6, 6)
+    for step in range(20):
+        z = (torch.randn(256, 6) @ mix) * (1 + 0.01 * step) + 100 + 0.02 * step
+        latent = quantizer(z)
+        quantizer.after_step()
+    bits = latent.codes // quantizer.bits % 2
+    assert (bits.double().mean(0) - 0.5).abs().max() < 0.15
+    assert latent.metrics["usage"] > 0.8
+    assert torch.allclose(quantizer.decode(latent.codes).mean(0), z.mean(0), atol=1.0)
+
+
+def test_lfq_s_gradient_is_one_within_its_range():
+    lfq = started("lfq")
+    z_e = lfq.moments.colour(torch.empty(20, 4).uniform_(-0.9, 0.9)).requires_grad_()
+    lfq(z_e).z.sum().backward()
+    assert torch.allclose(z_e.grad, torch.ones_like(z_e), atol=1e-4)
+    far = lfq.moments.colour(torch.full((1, 4), 3.0)).requires_grad_()
+    outward = torch.ones(1, 4) @ lfq.moments.inverse
+    lfq(far).z.backward(-outward)  # descent would move every sign farther out
+    assert torch.allclose(far.grad, torch.zeros(1, 4))
 
 
 def test_codes_of_62_bits_are_exact():

@@ -20,10 +20,12 @@ class BSQ(SignQuantizer):
     ``u_hat = sign(u) / sqrt(L)`` (equation 4); the error is bounded, so nothing commits the
     encoder. The loss gets ``E[H(q)] - gamma H(E[q])`` (equation 7) with q a product of coins
     (equations 8-9). Ours differs: ``H(E[q])`` is exact within groups of coordinates, the paper's
-    is that of single ones; a constant is added that makes it positive; and the temperature is
-    counted on the cube ``{-1, 1}^L``, so that it means the same as for ``lfq`` at any L.
+    is that of single ones; a constant is added that makes it positive; sphere and cube are larger
+    by ``sqrt(L)``, so that corners are -1 and 1 and the temperature means what it does for
+    ``lfq``; and the vectors are whitened first, see
+    :class:`~qvae.bottlenecks.signs.SignQuantizer`.
 
-    Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``; ``z`` has length 1. Units: rate = cells *
+    Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``. Units: rate = cells *
     dim * ln 2, penalty in nats.
 
     Args:
@@ -39,7 +41,7 @@ class BSQ(SignQuantizer):
     Example:
         >>> import torch
         >>> BSQ(dim=4).decode(torch.tensor([[1]])).tolist()
-        [[0.5, -0.5, -0.5, -0.5]]
+        [[1.0, -1.0, -1.0, -1.0]]
     """
 
     def __init__(
@@ -57,15 +59,13 @@ class BSQ(SignQuantizer):
             gamma=gamma,
             temperature=temperature,
             group_bits=group_bits,
-            radius=1 / math.sqrt(max(1, dim)),
         )
 
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
-        """Quantise, with a gradient that turns the vector and never changes its length."""
-        codes = self.encode(z_e)
-        u = F.normalize(z_e.float(), dim=-1)
-        z = straight_through(u, self._corners(codes)).to(z_e.dtype)
-        terms = self._entropy_terms(u / self.radius, mask)
-        return self._latent(z, codes, mask=mask, terms=terms)
+        """Quantise, with a gradient that turns the whitened vector and keeps its length."""
+        w, codes, corners = self._quantise(z_e, mask)
+        u = F.normalize(w, dim=-1) * math.sqrt(self.in_dim)
+        z = self.moments.colour(straight_through(u, corners)).to(z_e.dtype)
+        return self._latent(z, codes, mask=mask, terms=self._entropy_terms(u, mask))

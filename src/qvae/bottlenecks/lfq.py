@@ -13,22 +13,23 @@ __all__ = ["LFQ"]
 
 
 class LFQ(SignQuantizer):
-    """Replace each coordinate by its sign, -1 or 1.
+    """Replace each coordinate by its sign, -1 or 1, in units of its spread.
 
     Paper: Yu et al. 2023 (MAGVIT-v2), arXiv:2310.05737, section 3.1: ``q(z_i) = sign(z_i)``, the
     code is ``sum 2^i [z_i > 0]`` (equation 4), and the loss gets ``E[H(q)] - H(E[q])`` (equation
     5) and a commitment term. Ours differs: q factorises into coins, so ``H(q)`` is a sum over
     coordinates, exactly; ``H(E[q])`` is exact within groups of coordinates and summed over them,
     so memory does not grow with 2^dim; ``dim * ln 2 - H(E[q])`` is added in its place, the same
-    but for a constant; and beyond 1 a gradient that asks for a step outwards is stopped, as in
-    ``fsq``, or signs would get stuck. All other gradients are exactly ones.
+    but for a constant; beyond 1 a gradient that asks for a step outwards is stopped, as in
+    ``fsq``, or signs would get stuck; and signs are those of whitened coordinates, see
+    :class:`~qvae.bottlenecks.signs.SignQuantizer`.
 
     Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``. Units: rate = cells * dim * ln 2, penalty
-    in nats and squared distance.
+    in nats and squared distance after whitening.
 
     Args:
         dim: number of coordinates, 1 to 62: there are 2^dim codes.
-        commitment_weight: weight of ``||z_e - sg(sign z_e)||^2``, >= 0.
+        commitment_weight: weight of ``||w - sg(sign w)||^2``, w whitened, >= 0.
         entropy_weight: weight of both entropies, >= 0.
         gamma: weight of the batch's entropy against that of each vector, >= 0.
         temperature: of the soft choice, > 0; at 1 a coordinate of 1 is certain to 98 %.
@@ -59,7 +60,6 @@ class LFQ(SignQuantizer):
             gamma=gamma,
             temperature=temperature,
             group_bits=group_bits,
-            radius=1.0,
         )
         require_not_negative(commitment_weight=commitment_weight)
         self.commitment_weight = commitment_weight
@@ -68,9 +68,9 @@ class LFQ(SignQuantizer):
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise, with the gradient of the straight-through estimator."""
-        codes = self.encode(z_e)
-        z_q = self._corners(codes)
-        terms = self._entropy_terms(z_e, mask)
-        terms["commitment"] = (self.commitment_weight, commitment(z_e, z_q))
-        z = straight_through(stop_outward(z_e, z_e.new_ones(())), z_q)
+        w, codes, corners = self._quantise(z_e, mask)
+        terms = self._entropy_terms(w, mask)
+        terms["commitment"] = (self.commitment_weight, commitment(w, corners))
+        w_q = straight_through(stop_outward(w, w.new_ones(())), corners)
+        z = self.moments.colour(w_q).to(z_e.dtype)
         return self._latent(z, codes, mask=mask, terms=terms)

@@ -135,14 +135,14 @@ def fit_posthoc(
         raise ValueError(f"mean: {len(mean)} cells are too few to fit to, needs 2")
     require_finite(mean, "fit_posthoc")
     require_finite(log_var, "fit_posthoc")
-    mean = mean.double()
-    signal = mean.var(0) / log_var.double().exp().mean(0)
+    mean, log_var = mean.cpu().double(), log_var.cpu().double()
+    signal = mean.var(0) / log_var.exp().mean(0)
     levels = _deal(signal.tolist(), bits)
-    values = [_lloyd(mean[:, d], level) for d, level in enumerate(levels)]
+    values = [_lloyd(mean[:, d].contiguous(), level) for d, level in enumerate(levels)]
     levels = [len(value) for value in values]
     if max(levels) < 2:
         raise ValueError("mean: all cells are alike, so there is nothing to code")
-    fitted = PostHoc(dim=mean.shape[1], levels=levels).to(mean.device)
+    fitted = PostHoc(dim=mean.shape[1], levels=levels)
     for d, value in enumerate(values):
         fitted.values[d, : len(value)] = value.float()
     fitted.is_fitted.fill_(True)

@@ -7,13 +7,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative, require_positive
+from qvae.bottlenecks.functional import in_backward
+from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import bit_entropy, unused_entropy
 
 __all__ = ["SignQuantizer"]
 
 
 class SignQuantizer(Quantizer):
-    """Code a vector by its signs; bit d of the code is set where coordinate d is positive.
+    """Code a vector by the signs of its whitened coordinates: bit d is set where d is positive.
+
+    Whitening by running moments (:class:`~qvae.bottlenecks.moments.Moments`) keeps every sign
+    balanced and no two of them correlated, wherever the encoder drifts: without it an encoder
+    whose outputs start on one side of 0 has one code for everything, and no gradient leads away.
+    Codes are decoded to where the encoder's vectors are, ``mean + corner R``.
 
     Args:
         dim: number of coordinates L, 1 to 62.
@@ -21,7 +28,6 @@ class SignQuantizer(Quantizer):
         gamma: weight of the second part against the first, >= 0.
         temperature: of q, > 0.
         group_bits: coordinates whose joint use is measured, 1 to 12.
-        radius: the size of a coordinate after quantisation.
     """
 
     bits: Tensor
@@ -34,7 +40,6 @@ class SignQuantizer(Quantizer):
         gamma: float,
         temperature: float,
         group_bits: int,
-        radius: float,
     ) -> None:
         super().__init__()
         require_positive(dim=dim, group_bits=group_bits)
@@ -49,22 +54,50 @@ class SignQuantizer(Quantizer):
         self.codebook_sizes = (2**dim,)
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_bits = temperature, group_bits
-        self.radius = radius
+        self.moments = Moments(dim)
         self.register_buffer("bits", 2 ** torch.arange(dim), persistent=False)
+
+    @property
+    def is_started(self) -> Bool[Tensor, ""]:
+        """Whether it knows the moments of its vectors."""
+        return self.moments.is_initialized
+
+    def after_step(self) -> None:
+        """Let the moments follow the vectors."""
+        self.moments.after_step()
+
+    def discard_step(self) -> None:
+        """Drop what was counted."""
+        self.moments.discard_step()
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the signs as the bits of one number."""
         if not self.training:
             require_finite(z_e, type(self).__name__)
-        return ((z_e.detach() > 0) * self.bits).sum(-1, keepdim=True)
+        return self._signs(self.moments.whiten(z_e))
 
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
-        """Return the corner of each code."""
+        """Return the corner of each code, where the encoder's vectors are."""
         self.check_codes(codes)
-        return self._corners(codes)
+        return self.moments.colour(self._corners(codes))
 
-    def _corners(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
-        return torch.where(codes // self.bits % 2 == 1, self.radius, -self.radius)
+    def _quantise(
+        self, z_e: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return whitened vectors, their codes and corners; in training count, too."""
+        if not self.training:
+            require_finite(z_e, type(self).__name__)
+        elif not in_backward():
+            self.moments.stage((z_e if mask is None else z_e[mask]).reshape(-1, self.in_dim))
+        w = self.moments.whiten(z_e)
+        codes = self._signs(w)
+        return w, codes, self._corners(codes)
+
+    def _signs(self, w: Float[Tensor, "*N D"]) -> Int[Tensor, "*N 1"]:
+        return ((w.detach() > 0) * self.bits).sum(-1, keepdim=True)
+
+    def _corners(self, codes: Int[Tensor, "*N 1"]) -> Float[Tensor, "*N D"]:
+        return torch.where(codes // self.bits % 2 == 1, 1.0, -1.0)
 
     def _entropy_terms(
         self, signs: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None

@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from qvae.bottlenecks.estimators import Estimator, require_estimator, select_estimator
-from qvae.bottlenecks.functional import all_reduce_sum
 from qvae.bottlenecks.kept_table import KeptTable
+from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import commitment
 from qvae.types import Latent
 
@@ -20,10 +20,10 @@ class SimVQ(KeptTable):
     ``||sg(z_e) - e W||^2 + commitment_weight * ||z_e - sg(e W)||^2``; the table e is frozen and W
     is learned. A step for one code moves the map, hence all of them, so none is left behind. Ours
     differs: the map is ``mean + e W R``, where mean and ``R^2`` are running mean and covariance of
-    the vectors, so that codes grow and turn with the encoder at once, and W, first the identity,
-    learns what is left. And e is no random cloud: it starts at k-means centres, and rows that
-    fall out of use are placed anew (:class:`~qvae.bottlenecks.kept_table.KeptTable`); gradients
-    never touch it.
+    the vectors (:class:`~qvae.bottlenecks.moments.Moments`), so that codes grow and turn with the
+    encoder at once, and W, first the identity, learns what is left. And e is no random cloud: it
+    starts at k-means centres, and rows that fall out of use are placed anew
+    (:class:`~qvae.bottlenecks.kept_table.KeptTable`); gradients never touch it.
 
     Shapes: ``z_e [B, *G, dim]``; ``codes [B, *G, 1]``. Units: rate = cells * ln V, penalty in
     squared distance.
@@ -44,11 +44,6 @@ class SimVQ(KeptTable):
         (torch.Size([8, 3, 1]), ['codebook_map'])
     """
 
-    mean: Tensor
-    root: Tensor
-    ema_moments: Tensor
-    staged_moments: Tensor
-
     def __init__(
         self,
         *,
@@ -68,18 +63,13 @@ class SimVQ(KeptTable):
         self.estimator = estimator
         self.register_buffer("codebook", torch.randn(codebook_size, dim))
         self.codebook_map = nn.Parameter(torch.eye(dim))
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("root", torch.eye(dim))
-        # Sums of (1, z)(1, z)^T: count, sums and products; a running mean, and this step's.
-        moments = torch.zeros(dim + 1, dim + 1)
-        self.register_buffer("ema_moments", moments)
-        self.register_buffer("staged_moments", moments.clone(), persistent=False)
+        self.moments = Moments(dim)
 
     @property
     def table(self) -> Float[Tensor, "V D"]:
         """The mapped rows, with the gradient of the map; float32 under any autocast."""
         with torch.autocast(self.codebook.device.type, enabled=False):
-            return self.mean + self.codebook @ (self.codebook_map @ self.root)
+            return self.moments.colour(self.codebook @ self.codebook_map)
 
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
@@ -98,41 +88,18 @@ class SimVQ(KeptTable):
 
     def _stage(self, vectors: Tensor, codes: Tensor, errors: Tensor) -> None:
         super()._stage(vectors, codes, errors)
-        self.staged_moments += _moments(vectors)
+        self.moments.stage(vectors)
 
     def discard_step(self) -> None:
         """Drop the counts."""
         super().discard_step()
-        self.staged_moments.zero_()
+        self.moments.discard_step()
 
     def _reduce(self) -> None:
-        all_reduce_sum(self.staged_moments)
-
-    def _update(self) -> None:
-        """Let mean and covariance of the table follow the vectors."""
-        self.ema_moments.lerp_(self.staged_moments, 1 - self.usage_decay)
-        self._follow()
-
-    def _initialize(self, vectors: Tensor, step_count: float) -> None:
-        self.ema_moments.copy_(_moments(vectors) * (step_count / len(vectors)))
-        self._follow()
-        super()._initialize(vectors, step_count)
+        """Let mean and covariance follow the vectors, also before the table starts."""
+        self.moments.after_step()
 
     def _set_rows(self, rows: Tensor, vectors: Tensor, counts: Tensor) -> None:
         """Set rows to what the map takes to the vectors."""
-        inverse = torch.linalg.inv((self.codebook_map @ self.root).cpu().double())
-        super()._set_rows(rows, (vectors - self.mean) @ inverse.to(vectors), counts)
-
-    def _follow(self) -> None:
-        exact = self.ema_moments.cpu().double()  # small, and not every device has float64
-        mean = exact[0, 1:] / exact[0, 0]
-        covariance = exact[1:, 1:] / exact[0, 0] - torch.outer(mean, mean)
-        values, axes = torch.linalg.eigh(covariance)
-        smallest = 1e-6 * values.max().clamp(min=1e-6)  # the map can be turned round
-        self.mean.copy_(mean)
-        self.root.copy_(axes * values.clamp(min=smallest).sqrt() @ axes.T)
-
-
-def _moments(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "D1 D1"]:
-    rows = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
-    return rows.T @ rows
+        inverse = torch.linalg.inv(self.codebook_map.detach().cpu().double())
+        super()._set_rows(rows, self.moments.whiten(vectors) @ inverse.to(vectors), counts)
