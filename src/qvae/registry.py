@@ -132,8 +132,7 @@ def resolve(kind: str, name: Any) -> type[Any]:
     Example:
         >>> resolve("bottleneck", "os.system")
         Traceback (most recent call last):
-        qvae.errors.UsageError: bottleneck 'os.system': a component is named, not imported; known: \
-identity, gaussian, vq, vq_ema, fsq
+        qvae.errors.UsageError: bottleneck 'os.system': a component is named, not imported; ...
     """
     table = _table(kind)
     known = ", ".join(table)

@@ -34,7 +34,7 @@ class Residual(Wrapper):
         dropout_prob: share of samples that use only the first n levels in training, n drawn
             evenly: then any number of levels decodes to something. In [0, 1].
         growth: factor by which a rest is enlarged from level to level, > 0: 1 for a learned
-            table, about the number of levels a coordinate for ``fsq``, about 2 for ``lfq``.
+            table and ``lfq``, about the number of levels a coordinate for ``fsq``.
 
     Raises:
         ValueError: for a number outside its range, or a quantizer that has no codes or returns
