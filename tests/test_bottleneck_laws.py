@@ -295,7 +295,6 @@ def test_bad_codes_are_refused(name):
         (fine + first * size, f"{size} in codebook 0"),
         (fine - first, "-1 in codebook 0"),
         (torch.zeros(1, num + 1, dtype=torch.int64), f"last axis is {num + 1}"),
-        (fine.float(), "must be an integer type"),
     ]:
         with pytest.raises(ValueError, match=rule):
             quantizer.decode(codes)
