@@ -1,5 +1,7 @@
 """The laws of a bottleneck: each runs over every one that it speaks of."""
 
+import copy
+import functools
 import math
 
 import pytest
@@ -27,7 +29,14 @@ def make(name, **changes):
 
 
 def started(name, **changes):
-    """A bottleneck after its data-dependent start, if it has one."""
+    """A bottleneck after its data-dependent start, if it has one; a copy that is the caller's."""
+    bottleneck = copy.deepcopy(_started(name, **changes))
+    torch.manual_seed(2)
+    return bottleneck
+
+
+@functools.cache
+def _started(name, **changes):
     bottleneck = make(name, **changes).train()
     for _ in range(3):
         bottleneck(torch.randn(64, 4, bottleneck.in_dim))

@@ -21,6 +21,7 @@ from qvae.runs.scores import evaluate_run
 from qvae.runs.tokens import batches_of
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.engine import resolve_device
 from qvae.train.log import trained_seconds
 
 __all__ = ["QUANTIZERS", "arguments_for", "compare"]
@@ -176,7 +177,7 @@ def _train_and_score(job: dict[str, Any]) -> dict[str, Any]:
     try:
         recipe = load_recipe(job["recipe"], job["changes"])
         train_recipe(recipe, run=folder, resume=True, device=job["device"])
-        run = open_run(folder, device="cpu" if job["device"] == "auto" else job["device"])
+        run = open_run(folder, device=resolve_device(job["device"]))
         data = open_run_data(run)
         scores = evaluate_run(run, data)
         row |= {name: scores[name]["value"] for name in _SCORES if name in scores}
