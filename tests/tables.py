@@ -18,6 +18,7 @@ RUNGS = {
     "VQ-VAE": ("vq", False, False, "`nll + cells * ln V +` codebook and commitment terms"),
     "VQ-VAE, EMA codebook": ("vq_ema", False, False, "`nll + cells * ln V +` commitment term"),
     "FSQ": ("fsq", False, False, "`nll + cells * ln V +` a leash on overshoot"),
+    "residual VQ": ("residual", False, False, "the same, summed over levels"),
     "conditional: any, with `conditional: true`": (None, None, True, "as it is, all given `cond`"),
 }
 """The ladder in its order; None where a rule does not matter."""

@@ -148,7 +148,7 @@ def test_list_names_everything(call):
 def test_list_of_a_name_shows_its_arguments(call):
     out = call("list", "vq")[1]
     assert "bottleneck vq: Replace each vector" in out
-    assert "  codebook_size: int = required\n      number of codes V, >= 1.\n" in out
+    assert "  codebook_size: int = 512\n      number of codes V, >= 1.\n" in out
     both = json.loads(call("list", "gaussian", "--json")[1])["components"]
     assert [item["kind"] for item in both] == ["bottleneck", "likelihood"]
     one = json.loads(call("list", "likelihood", "gaussian", "--json")[1])["components"]

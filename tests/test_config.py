@@ -181,7 +181,7 @@ def test_bad_overrides_are_refused_in_one_sentence(tiny, change, words):
     [
         ("hidden: 8", "hiden: 8", r"tiny.yaml: model\.encoder\.hiden: unknown key, did you mean h"),
         ("dim: 8", "dim: wide", r"tiny.yaml: model\.bottleneck\.dim='wide': expected int"),
-        (", dim: 8", "", r"tiny.yaml: model\.bottleneck\.dim: is required, int: width"),
+        ("vq, codebook_size: 32, dim: 8", "gaussian", r"dim: is required, int: number of latent"),
         ("  decoder: conv\n", "", r"model\.decoder: needs a name, one of mlp, conv, patch"),
         ("train:", "trian:", r"tiny.yaml: trian: unknown key, did you mean train"),
         ("data: {name: clocks, size: 8}\n", "", "data: needs a name, one of clocks"),

@@ -14,6 +14,8 @@ A recipe has these top-level keys::
 There is no config class for a component: its constructor's signature is the schema. Names are
 resolved by the registry before anything is parsed, so a recipe can import nothing. An unknown key
 is an error, a wrong type is an error, and naming another component drops the old one's arguments.
+A component may hold another, ``bottleneck: {name: residual, quantizer: {name: fsq, ...}}``; its
+keys are checked and overridden like all others, ``--bottleneck.quantizer.levels``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,32 +26,22 @@ from typing import Any
 
 from qvae import registry
 from qvae.errors import UsageError
-from qvae.recipe_files import MODEL_KEYS, PARTS, find_recipe, merge, read_recipe, spell_out
+from qvae.recipe_files import (
+    MODEL_KEYS,
+    NESTED,
+    PARTS,
+    find_recipe,
+    merge,
+    read_recipe,
+    spell_out,
+)
+from qvae.recipe_schema import at, section_schemas
 from qvae.registry import did_you_mean
-from qvae.schema import REQUIRED, RUNTIME, Argument, arguments, check_values
+from qvae.schema import REQUIRED, Argument, arguments, check_values
 from qvae.yaml_text import dump_yaml
 
 __all__ = ["Recipe", "dump_recipe", "load_recipe", "normalise_key", "recipe_options"]
 
-SECTIONS = {
-    "model": "qvae.autoencoder:Autoencoder",
-    "train": "qvae.train.settings:TrainSettings",
-    "sample": "qvae.priors.base:Prior.sample",
-}
-"""The signatures behind the sections that are no component."""
-_NOT_IN_RECIPE = {
-    "train": frozenset({"seed", "device"}),
-    "sample": frozenset({"num", "cond", "seed", "generator"}),
-}
-_MODEL_EXTRA = [
-    Argument(name="conditional", annotation=bool, default=False, doc="use the data's conditions."),
-    Argument(
-        name="harmonics",
-        annotation=int,
-        default=8,
-        doc="of a cyclic condition, multiples of its angle.",
-    ),
-]
 _TOP = ("data", "model", "prior", "train", "sample", "seed")
 
 
@@ -108,7 +100,7 @@ def load_recipe(
     name = path.absolute().parent.name if path.name == "recipe.yaml" else path.stem
     raw = read_recipe(path)
     pairs = [(normalise_key(key), value) for key, value in overrides]
-    for key, value in sorted(pairs, key=lambda pair: not _is_name(pair[0])):
+    for key, value in sorted(pairs, key=lambda pair: _rank(pair[0])):
         _override(raw, key, value)
     changed = frozenset(key for key, _ in pairs)
     checker = _Checker(source=str(source), changed=changed, is_complete=is_complete)
@@ -135,19 +127,18 @@ def recipe_options(recipe: Recipe) -> list[tuple[str, Argument, Any]]:
     """List every dotted key of a recipe with its argument and its present value."""
     values = {key: getattr(recipe, key) for key in _TOP}
     options = []
-    for path, schema in _schemas(values):
-        section = _at(values, path)
+    for path, schema in section_schemas(values):
+        section = at(values, path)
         options += [(f"{path}.{item.name}", item, section[item.name]) for item in schema]
     return options
 
 
-def _is_name(key: str) -> bool:
-    parts = key.split(".")
-    return parts[-1] == "name" or parts in (["data"], ["prior"]) or _is_part(parts)
-
-
-def _is_part(parts: list[str]) -> bool:
-    return len(parts) == 2 and parts[0] == "model" and parts[1] in PARTS
+def _rank(key: str) -> int:
+    """Order overrides: a name before its arguments, an outer component before an inner one."""
+    parts = key.removesuffix(".name").split(".")
+    is_part = len(parts) == 2 and parts[0] == "model" and parts[1] in PARTS
+    is_name = key.endswith(".name") or parts in (["data"], ["prior"]) or is_part
+    return len(parts) if is_name or parts[-1] in NESTED else 1000
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -169,31 +160,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else deepcopy(value)
-
-
-def _at(values: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        values = values[part]
-    return values
-
-
-def _schemas(values: Mapping[str, Any]) -> list[tuple[str, list[Argument]]]:
-    """List the dotted path and the schema of each section of a recipe that holds arguments."""
-    paths = ["data"] if values["data"] else []
-    if values["model"] is not None:
-        paths += [f"model.{part}" for part in PARTS]
-    if values["prior"] is not None:
-        paths += ["prior"]
-    found = []
-    for path in paths:
-        component = registry.resolve(path.removeprefix("model."), _at(values, path)["name"])
-        found.append((path, arguments(component)))
-    for section, target in SECTIONS.items():
-        if values[section] is not None:
-            skip = RUNTIME | _NOT_IN_RECIPE.get(section, frozenset())
-            schema = arguments(registry.import_attribute(target), skip=skip)
-            found.append((section, schema + (_MODEL_EXTRA if section == "model" else [])))
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +194,11 @@ class _Checker:
         model = sections["model"]
         if model is not None:
             model.update({part: self._mapping(f"model.{part}", model.get(part)) for part in PARTS})
-        for path, schema in _schemas(sections):
-            self._check(sections, path, schema)
+            self._fill_nested("model.bottleneck", "bottleneck", model["bottleneck"])
+        schemas = section_schemas(sections)
+        for path, schema in schemas:
+            inner = [other.rpartition(".") for other, _ in schemas]
+            self._check(sections, path, schema, [name for outer, _, name in inner if outer == path])
         return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **sections)
 
     def _mapping(self, path: str, value: Any) -> dict[str, Any] | None:
@@ -237,37 +206,51 @@ class _Checker:
             return None
         if path in ("train", "sample", "model"):
             value = value or {}
-        elif not isinstance(value, dict) or "name" not in value:
-            kind = path.removeprefix("model.")
-            known = ", ".join(registry.names(kind))
-            raise UsageError(f"{self.where(path)}: needs a name, one of {known}")
+        else:
+            return self._component(path, path.removeprefix("model."), value)
         if not isinstance(value, dict):
             raise UsageError(f"{self.where(path)}={value!r}: must be a mapping")
-        if path not in ("train", "sample", "model"):
-            self._resolve(path, value["name"])
         return dict(value)
 
-    def _resolve(self, path: str, name: Any) -> None:
+    def _component(self, path: str, kind: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict) or "name" not in value:
+            known = ", ".join(registry.names(kind))
+            raise UsageError(f"{self.where(path)}: needs a name, one of {known}")
         try:
-            registry.resolve(path.removeprefix("model."), name)
+            registry.resolve(kind, value["name"])
         except UsageError as error:
             key = path if path in self.changed else f"{path}.name"
             raise UsageError(f"{self.where(key)}: {error}") from None
+        return dict(value)
 
-    def _check(self, values: dict[str, Any], path: str, schema: list[Argument]) -> None:
-        section = _at(values, path)
-        fixed = {key: section[key] for key in ("name", *PARTS) if key in section}
+    def _fill_nested(self, path: str, kind: str, section: dict[str, Any]) -> None:
+        """Put in the components that a component holds, the default where none is named."""
+        for item in arguments(registry.resolve(kind, section["name"])):
+            if item.kind is None:
+                continue
+            inner = f"{path}.{item.name}"
+            value = section.get(item.name, {})
+            if isinstance(value, dict) and "name" not in value and item.default is not REQUIRED:
+                value = merge(dict(item.default), value)
+            section[item.name] = self._component(inner, item.kind, value)
+            self._fill_nested(inner, item.kind, section[item.name])
+
+    def _check(
+        self, values: dict[str, Any], path: str, schema: list[Argument], parts: list[str]
+    ) -> None:
+        """Check a section's own keys; ``parts`` are components in it, checked on their own."""
+        section = at(values, path)
+        fixed = {key: section[key] for key in ("name", *parts) if key in section}
         given = {key: value for key, value in section.items() if key not in fixed}
         if not self.is_complete:
             required = [a.name for a in schema if a.default is REQUIRED and a.name not in given]
             schema = [item for item in schema if item.name not in required]
             fixed |= dict.fromkeys(required)
-        also = PARTS if path == "model" else ()
 
         def where(key: str) -> str:
             return self.where(f"{path}.{key}")
 
-        checked = check_values(schema, given, where=where, also=also)
+        checked = check_values(schema, given, where=where, also=parts)
         section.clear()
         section.update(fixed | checked)
 

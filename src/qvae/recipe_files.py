@@ -10,6 +10,7 @@ from qvae.yaml_text import parse_yaml
 
 __all__ = [
     "MODEL_KEYS",
+    "NESTED",
     "PARTS",
     "find_recipe",
     "merge",
@@ -20,6 +21,8 @@ __all__ = [
 
 PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 """The components of a model section."""
+NESTED = ("quantizer",)
+"""The names of arguments that are components themselves."""
 MODEL_KEYS = (*PARTS, "beta", "conditional", "harmonics")
 """What may be written without its leading ``model.`` on the command line."""
 _RECIPES = Path(__file__).parent / "recipes"
@@ -75,11 +78,19 @@ def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def spell_out(raw: dict[Any, Any]) -> dict[Any, Any]:
-    """Turn ``bottleneck: fsq`` into ``bottleneck: {name: fsq}``."""
+    """Turn ``bottleneck: fsq`` into ``bottleneck: {name: fsq}``, also inside components."""
     for section, key in [(raw, "data"), (raw, "prior"), *((raw.get("model"), p) for p in PARTS)]:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = {"name": section[key]}
+        if isinstance(section, dict) and key in section:
+            section[key] = _spelled_component(section[key])
     return raw
+
+
+def _spelled_component(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict):
+        return value
+    return {k: _spelled_component(item) if k in NESTED else item for k, item in value.items()}
 
 
 def merge(base: Any, top: Any) -> Any:

@@ -6,6 +6,7 @@ by string. The classes are imported when they are first asked for, so this modul
 To add a component: one file with the class, one line here, one case in ``tests/cases.py``.
 """
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from operator import attrgetter
@@ -13,7 +14,15 @@ from typing import Any
 
 from qvae.errors import UsageError
 
-__all__ = ["COMPONENTS", "did_you_mean", "import_attribute", "kinds_of", "names", "resolve"]
+__all__ = [
+    "COMPONENTS",
+    "Nested",
+    "did_you_mean",
+    "import_attribute",
+    "kinds_of",
+    "names",
+    "resolve",
+]
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "data": {
@@ -32,7 +41,18 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "gaussian": "qvae.bottlenecks.gaussian:Gaussian",
         "vq": "qvae.bottlenecks.vq:VQ",
         "vq_ema": "qvae.bottlenecks.vq_ema:VQEMA",
+        "vq_cosine": "qvae.bottlenecks.vq_cosine:VQCosine",
+        "simvq": "qvae.bottlenecks.simvq:SimVQ",
+        "ibq": "qvae.bottlenecks.ibq:IBQ",
+        "diveq": "qvae.bottlenecks.diveq:DiVeQ",
+        "gumbel": "qvae.bottlenecks.gumbel:Gumbel",
         "fsq": "qvae.bottlenecks.fsq:FSQ",
+        "lfq": "qvae.bottlenecks.lfq:LFQ",
+        "bsq": "qvae.bottlenecks.bsq:BSQ",
+        "posthoc": "qvae.bottlenecks.posthoc:PostHoc",
+        "residual": "qvae.bottlenecks.residual:Residual",
+        "grouped": "qvae.bottlenecks.grouped:Grouped",
+        "projected": "qvae.bottlenecks.projected:Projected",
     },
     "decoder": {
         "mlp": "qvae.networks.mlp:MLPDecoder",
@@ -53,6 +73,16 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
 }
 """Kind -> name -> ``module:Class``, in the order in which data flows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """Mark a constructor's argument that is a component itself: ``{name: ..., **arguments}``.
+
+    In the annotation: ``Annotated[Mapping[str, Any], Nested("bottleneck")]``.
+    """
+
+    kind: str
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -102,8 +132,7 @@ def resolve(kind: str, name: Any) -> type[Any]:
     Example:
         >>> resolve("bottleneck", "os.system")
         Traceback (most recent call last):
-        qvae.errors.UsageError: bottleneck 'os.system': a component is named, not imported; known: \
-identity, gaussian, vq, vq_ema, fsq
+        qvae.errors.UsageError: bottleneck 'os.system': a component is named, not imported; ...
     """
     table = _table(kind)
     known = ", ".join(table)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from qvae.errors import UsageError
-from qvae.registry import did_you_mean
+from qvae.registry import Nested, did_you_mean
 
 __all__ = ["REQUIRED", "RUNTIME", "Argument", "arguments", "check_values", "options_help"]
 
@@ -49,11 +49,13 @@ class Argument:
     default: Any
     """:data:`REQUIRED` when the recipe must give it."""
     doc: str
+    kind: str | None = None
+    """The registry's kind, when the argument is a component itself."""
 
     @property
     def type_text(self) -> str:
         """The type as a person writes it."""
-        return _type_text(self.annotation)
+        return f"a {self.kind}" if self.kind else _type_text(self.annotation)
 
 
 def _type_text(annotation: Any) -> str:
@@ -85,23 +87,35 @@ def arguments(component: Callable[..., Any], *, skip: frozenset[str] = RUNTIME) 
         [('factor', 'float', 2.0, '> 0.')]
     """
     function = component.__init__ if isinstance(component, type) else component
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     docs = _argument_docs(inspect.getdoc(component) or "")
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # a class without a constructor of its own has nn.Module's
-        if name in skip or name not in hints or not _is_plain(hints[name]):
+        if name in skip or name not in hints:
+            continue
+        annotation, kind = _nested(hints[name])
+        if not _is_plain(annotation):
             continue
         found.append(
             Argument(
                 name=name,
-                annotation=hints[name],
+                annotation=annotation,
                 default=REQUIRED if parameter.default is parameter.empty else parameter.default,
                 doc=docs.get(name, ""),
+                kind=kind,
             )
         )
     return found
+
+
+def _nested(annotation: Any) -> tuple[Any, str | None]:
+    """Part a type from the mark that says its values are components."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, None
+    plain, *marks = get_args(annotation)
+    return plain, next((mark.kind for mark in marks if isinstance(mark, Nested)), None)
 
 
 def _is_plain(annotation: Any) -> bool:

@@ -13,20 +13,32 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 - ``decode(out.codes) == out.z`` and ``encode(z_e) == out.codes`` in eval mode;
 - ``encode(decode(c)) == c`` for every code (wrappers are exempt);
 - codes are int64, in range, and do not depend on the grid's rank or on the rest of the batch;
-- eval changes no buffer; masked positions touch neither loss nor codebook nor usage;
-- distances are float32 under any autocast.
+- in eval mode a sample's loss does not depend on its batch, and no buffer changes;
+- masked positions touch neither loss nor codebook nor usage;
+- distances are float32 under any autocast, and bfloat16 input gives the codes of its values.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qvae.bottlenecks.functional import sum_per_sample
+from qvae.codes import code_counts, perplexity, usage
 from qvae.types import Latent
 
-__all__ = ["Bottleneck", "Quantizer", "require_finite", "require_positive"]
+__all__ = [
+    "Bottleneck",
+    "Quantizer",
+    "require_finite",
+    "require_not_negative",
+    "require_positive",
+]
+
+_MOST_COUNTED = 2**20
 
 
 def require_positive(**values: int) -> None:
@@ -34,6 +46,13 @@ def require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def require_not_negative(**values: float) -> None:
+    """Raise ValueError for the first value below 0 or not finite, by name."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
 def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
@@ -86,6 +105,11 @@ class Quantizer(Bottleneck):
         """Return the vector of each code."""
 
     @property
+    def is_started(self) -> Bool[Tensor, ""]:
+        """Whether it has seen the data that it starts from; True where it needs none."""
+        return getattr(self, "is_initialized", torch.ones((), dtype=torch.bool))
+
+    @property
     def nats_per_cell(self) -> float:
         """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
         return sum(math.log(size) for size in self.codebook_sizes)
@@ -104,3 +128,48 @@ class Quantizer(Bottleneck):
             if wrong.any():
                 value = codes[..., k][wrong][0].item()
                 raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
+
+    def _latent(
+        self,
+        z: Float[Tensor, "B *G out_dim"],
+        codes: Int[Tensor, "B *G K"],
+        *,
+        mask: Bool[Tensor, "B *G"] | None,
+        terms: Mapping[str, tuple[float | Tensor, Tensor]],
+        rate: Float[Tensor, "B *G"] | None = None,
+    ) -> Latent:
+        """Sum rate and terms over the unmasked cells, and report use.
+
+        Args:
+            z: what goes to the decoder.
+            codes: its integers.
+            mask: True where a position counts.
+            terms: name -> weight and value, of each cell or one for all cells.
+            rate: of each cell, nats; None is the uniform prior's.
+        """
+        cells = codes.shape[:-1]
+        if rate is None:
+            rate = torch.full(cells, self.nats_per_cell, device=codes.device)
+        penalty = torch.zeros(len(codes), device=codes.device)
+        metrics = {}
+        for name, (weight, value) in terms.items():
+            total = sum_per_sample(value.expand(cells), mask)
+            penalty = penalty + weight * total
+            metrics[name] = total.detach().mean()
+        counted = codes.detach() if mask is None else codes.detach()[mask]
+        metrics |= _use(counted.flatten(0, -2), self.codebook_sizes)
+        return Latent(
+            z=z, rate=sum_per_sample(rate, mask), penalty=penalty, codes=codes, metrics=metrics
+        )
+
+
+def _use(codes: Int[Tensor, "N K"], sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return usage and perplexity, means over codebooks; none where a table would be too large."""
+    if max(sizes) > _MOST_COUNTED:
+        return {}
+    pairs = zip(codes.unbind(1), sizes, strict=True)
+    counts = [code_counts(column, size).float() for column, size in pairs]
+    return {
+        "usage": torch.stack([usage(count) for count in counts]).mean(),
+        "perplexity": torch.stack([perplexity(count) for count in counts]).mean(),
+    }

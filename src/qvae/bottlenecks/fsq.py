@@ -1,20 +1,14 @@
 """Finite scalar quantization: round each coordinate; there is no table to learn."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite
-from qvae.bottlenecks.functional import (
-    code_counts,
-    perplexity,
-    straight_through,
-    sum_per_sample,
-    usage,
-)
+from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative
+from qvae.bottlenecks.estimators import stop_outward, straight_through
 from qvae.types import Latent
 
 __all__ = ["FSQ"]
@@ -49,14 +43,13 @@ class FSQ(Quantizer):
     strides: Tensor
     outermost: Tensor
 
-    def __init__(self, *, levels: list[int], overshoot_weight: float = 1.0) -> None:
+    def __init__(self, *, levels: Sequence[int] = (8, 8, 8), overshoot_weight: float = 1.0) -> None:
         super().__init__()
         if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
             raise ValueError(
                 f"levels={list(levels)}: needs at least one, each at least 2, product <= 2**62"
             )
-        if overshoot_weight < 0:
-            raise ValueError(f"overshoot_weight={overshoot_weight}: must not be negative")
+        require_not_negative(overshoot_weight=overshoot_weight)
         self.in_dim = self.out_dim = len(levels)
         self.codebook_sizes = (math.prod(levels),)
         self.overshoot_weight = overshoot_weight
@@ -72,14 +65,9 @@ class FSQ(Quantizer):
         """Quantise, with the gradient of the straight-through estimator."""
         codes = self.encode(z_e)
         overshoot = (z_e.float().abs() - self.outermost).relu().square().sum(-1)
-        cells = torch.full_like(overshoot, self.nats_per_cell)
-        return Latent(
-            z=straight_through(_StopOutward.apply(z_e, self.outermost), self._middles(codes)),
-            rate=sum_per_sample(cells, mask),
-            penalty=self.overshoot_weight * sum_per_sample(overshoot, mask),
-            codes=codes,
-            metrics=self._metrics(codes.detach() if mask is None else codes.detach()[mask]),
-        )
+        z = straight_through(stop_outward(z_e, self.outermost), self._middles(codes))
+        terms = {"overshoot": (self.overshoot_weight, overshoot)}
+        return self._latent(z, codes, mask=mask, terms=terms)
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return each vector's digits as one number."""
@@ -99,26 +87,3 @@ class FSQ(Quantizer):
     def _middles(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         digits = codes // self.strides % self.levels
         return torch.atanh((2 * digits.double() + 1) / self.levels - 1).float()
-
-    def _metrics(self, codes: Int[Tensor, "*N K"]) -> dict[str, Tensor]:
-        """Count use over the codebook; a codebook too large to count by table has no row."""
-        if self.codebook_sizes[0] > 2**20:
-            return {}
-        counts = code_counts(codes.flatten(), self.codebook_sizes[0])
-        return {"usage": usage(counts), "perplexity": perplexity(counts)}
-
-
-class _StopOutward(torch.autograd.Function):
-    """Identity whose gradient never asks a coordinate to move farther out than its last value."""
-
-    @staticmethod
-    def forward(ctx: Any, z_e: Tensor, outermost: Tensor) -> Tensor:
-        ctx.save_for_backward(z_e, outermost)
-        return z_e.view_as(z_e)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        z_e, outermost = ctx.saved_tensors
-        # Descent moves against the gradient.
-        is_outward = (z_e.abs() > outermost) & (z_e * gradient < 0)
-        return gradient.masked_fill(is_outward, 0.0), None

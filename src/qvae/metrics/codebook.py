@@ -7,43 +7,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["CodebookUsage", "entropy_bits", "perplexity", "usage"]
+from qvae.codes import code_counts, entropy, perplexity, usage
 
-
-def usage(counts: Int[Tensor, " V"]) -> float:
-    """Compute the fraction of codes that occur at all.
-
-    Example:
-        >>> usage(torch.tensor([3, 0, 1, 0]))
-        0.5
-    """
-    return (counts > 0).double().mean().item()
+__all__ = ["CodebookUsage", "entropy_bits"]
 
 
 def entropy_bits(counts: Int[Tensor, " V"]) -> float:
     """Compute the entropy of the codes' frequencies, bits per code; 0 for no codes at all.
 
-    The plug-in estimate, which is too low where there are few codes for the codebook's size.
-
     Example:
         >>> entropy_bits(torch.tensor([1, 1, 2, 0]))
         1.5
     """
-    total = counts.sum()
-    if total == 0:
-        return 0.0
-    prob = counts[counts > 0].double() / total
-    return max(0.0, -(prob * prob.log2()).sum().item())
-
-
-def perplexity(counts: Int[Tensor, " V"]) -> float:
-    """Compute 2^entropy: the size of a codebook, all codes equally frequent, as informative.
-
-    Example:
-        >>> perplexity(torch.tensor([5, 5, 0, 5, 5]))
-        4.0
-    """
-    return 2.0 ** entropy_bits(counts)
+    return entropy(counts).item() / math.log(2)
 
 
 class CodebookUsage:
@@ -88,7 +64,7 @@ class CodebookUsage:
                 wrong = low if low < 0 else high
                 raise ValueError(f"code {wrong} of codebook {index}: must be in 0..{size - 1}")
         for column, count in zip(columns, self.counts, strict=True):
-            count += torch.bincount(column, minlength=len(count)).cpu()
+            count += code_counts(column, len(count)).cpu()
 
     def result(self) -> dict[str, float | int | list[float]]:
         """Tell the use so far.
@@ -98,8 +74,8 @@ class CodebookUsage:
             codebooks; ``entropy_bits`` and ``max_bits`` as sums over them (bits a grid cell);
             with several codebooks also ``usage_by_codebook`` and ``perplexity_by_codebook``.
         """
-        used = [usage(count) for count in self.counts]
-        spread = [perplexity(count) for count in self.counts]
+        used = [usage(count).item() for count in self.counts]
+        spread = [perplexity(count).item() for count in self.counts]
         result: dict[str, float | int | list[float]] = {
             "num_codes": int(self.counts[0].sum().item()),
             "usage": sum(used) / len(used),

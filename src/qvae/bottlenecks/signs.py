@@ -1,0 +1,115 @@
+"""Quantizers that keep the sign of each coordinate: 2^dim codes and no table."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative, require_positive
+from qvae.bottlenecks.functional import in_backward
+from qvae.bottlenecks.moments import Moments
+from qvae.bottlenecks.terms import bit_entropy, unused_entropy
+
+__all__ = ["SignQuantizer"]
+
+
+class SignQuantizer(Quantizer):
+    """Code a vector by the signs of its whitened coordinates: bit d is set where d is positive.
+
+    Whitening by running moments (:class:`~qvae.bottlenecks.moments.Moments`) keeps every sign
+    balanced and no two of them correlated, wherever the encoder drifts: without it an encoder
+    whose outputs start on one side of 0 has one code for everything, and no gradient leads away.
+    Codes are decoded to where the encoder's vectors are, ``mean + corner R``.
+
+    Args:
+        dim: number of coordinates L, 1 to 62.
+        entropy_weight: weight of ``H(q) + gamma (L ln 2 - H(mean q))``, >= 0.
+        gamma: weight of the second part against the first, >= 0.
+        temperature: of q, > 0.
+        group_bits: coordinates whose joint use is measured, 1 to 12.
+    """
+
+    bits: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        entropy_weight: float,
+        gamma: float,
+        temperature: float,
+        group_bits: int,
+    ) -> None:
+        super().__init__()
+        require_positive(dim=dim, group_bits=group_bits)
+        require_not_negative(entropy_weight=entropy_weight, gamma=gamma)
+        if dim > 62:
+            raise ValueError(f"dim={dim}: must be at most 62, so that a code fits in 64 bits")
+        if group_bits > 12:
+            raise ValueError(f"group_bits={group_bits}: must be at most 12, memory doubles a bit")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature}: must be above 0")
+        self.in_dim = self.out_dim = dim
+        self.codebook_sizes = (2**dim,)
+        self.entropy_weight, self.gamma = entropy_weight, gamma
+        self.temperature, self.group_bits = temperature, group_bits
+        self.moments = Moments(dim)
+        self.register_buffer("bits", 2 ** torch.arange(dim), persistent=False)
+
+    @property
+    def is_started(self) -> Bool[Tensor, ""]:
+        """Whether it knows the moments of its vectors."""
+        return self.moments.is_initialized
+
+    def after_step(self) -> None:
+        """Let the moments follow the vectors."""
+        self.moments.after_step()
+
+    def discard_step(self) -> None:
+        """Drop what was counted."""
+        self.moments.discard_step()
+
+    def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
+        """Return the signs as the bits of one number."""
+        if not self.training:
+            require_finite(z_e, type(self).__name__)
+        return self._signs(self.moments.whiten(z_e))
+
+    def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
+        """Return the corner of each code, where the encoder's vectors are."""
+        self.check_codes(codes)
+        return self.moments.colour(self._corners(codes))
+
+    def _quantise(
+        self, z_e: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return whitened vectors, their codes and corners; in training count, too."""
+        if not self.training:
+            require_finite(z_e, type(self).__name__)
+        elif not in_backward():
+            self.moments.stage((z_e if mask is None else z_e[mask]).reshape(-1, self.in_dim))
+        w = self.moments.whiten(z_e)
+        codes = self._signs(w)
+        return w, codes, self._corners(codes)
+
+    def _signs(self, w: Float[Tensor, "*N D"]) -> Int[Tensor, "*N 1"]:
+        return ((w.detach() > 0) * self.bits).sum(-1, keepdim=True)
+
+    def _corners(self, codes: Int[Tensor, "*N 1"]) -> Float[Tensor, "*N D"]:
+        return torch.where(codes // self.bits % 2 == 1, 1.0, -1.0)
+
+    def _entropy_terms(
+        self, signs: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None
+    ) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """Return the entropy terms of vectors whose codes are corners of ``{-1, 1}^L``."""
+        if not self.entropy_weight:
+            return {}
+        entropy, prob = bit_entropy(signs, temperature=self.temperature)
+        terms: dict[str, tuple[float | Tensor, Tensor]] = {
+            "entropy": (self.entropy_weight, entropy)
+        }
+        if self.training and self.gamma:  # it speaks of a batch, which an evaluation must not
+            unused = unused_entropy(prob, mask, group_bits=self.group_bits)
+            terms["unused_entropy"] = (self.entropy_weight * self.gamma, unused)
+        return terms

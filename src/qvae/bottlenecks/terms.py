@@ -1,0 +1,106 @@
+"""Auxiliary terms: what is added to the loss so that encoder and codebook train well.
+
+Each is in nats or squared distance, for one grid cell, and none makes a table of every vector by
+every code. A quantizer computes a term only where its weight is not 0.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["bit_entropy", "commitment", "from_uniform", "orthogonality", "unused_entropy"]
+
+
+def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
+    """Return ``||z_e - sg(z_q)||^2`` of each vector, the pull of the encoder to its code.
+
+    Paper: van den Oord et al. 2017, arXiv:1711.00937, equation 3, last term.
+    """
+    return F.mse_loss(z_e.float(), z_q.detach().float(), reduction="none").sum(-1)
+
+
+def orthogonality(table: Float[Tensor, "V D"]) -> Float[Tensor, ""]:
+    """Return the mean squared cosine between two different rows: 0 where all are orthogonal.
+
+    Paper: Shin et al. 2021, arXiv:2112.00384, section 3.2, ``||E E^T - I||^2 / V^2`` of unit
+    rows. Ours differs: ``||E E^T||^2 = ||E^T E||^2``, so the matrix is D by D and not V by V.
+
+    Example:
+        >>> orthogonality(torch.tensor([[2.0, 0.0], [0.0, 1.0]])).item()
+        0.0
+    """
+    unit = F.normalize(table.float(), dim=1)
+    pairs = len(table) * max(1, len(table) - 1)
+    return ((unit.T @ unit).square().sum() - len(table)).clamp(min=0) / pairs
+
+
+def from_uniform(prob: Float[Tensor, " V"]) -> Float[Tensor, ""]:
+    """Return ``ln V - H(prob)``, nats; its gradient is finite where a probability is 0.
+
+    Example:
+        >>> from_uniform(torch.tensor([0.5, 0.5])).item()
+        0.0
+    """
+    negative_entropy = (prob * prob.clamp(min=1e-20).log()).sum()
+    return (math.log(len(prob)) + negative_entropy).clamp(min=0)
+
+
+def bit_entropy(
+    signs: Float[Tensor, "*N L"], *, temperature: float = 1.0
+) -> tuple[Float[Tensor, "*N"], Float[Tensor, "*N L"]]:
+    """Return the entropy of a soft choice of signs, in nats, and each sign's probability of +1.
+
+    The choice is among all 2^L corners of a cube, with probability
+    ``softmax(-||signs - corner||^2 / temperature)``. It falls apart into one coin for each
+    coordinate, ``sigmoid(4 sign / temperature)``, so its entropy is a sum of L terms.
+
+    Paper: Yu et al. 2023, arXiv:2310.05737, equation 5, first term; the factors are Zhao et al.
+    2024, arXiv:2406.07548, section 3.3.
+
+    Example:
+        >>> entropy, prob = bit_entropy(torch.zeros(1, 3))
+        >>> round(entropy.item() / math.log(2), 4), prob.tolist()
+        (3.0, [[0.5, 0.5, 0.5]])
+    """
+    logits = 4 * signs.float() / temperature
+    prob = torch.sigmoid(logits)
+    # -p log p - (1 - p) log(1 - p) in a form without a logarithm of zero.
+    entropy = F.softplus(logits) - prob * logits
+    return entropy.sum(-1), prob
+
+
+def unused_entropy(
+    prob: Float[Tensor, "*N L"], mask: Bool[Tensor, "*N"] | None = None, *, group_bits: int = 8
+) -> Float[Tensor, ""]:
+    """Return ``L ln 2 - H(mean of the choices)``: how far from evenly codes are used, in nats.
+
+    The entropy of 2^L codes is bounded by the sum over groups of coordinates; within a group it
+    is exact. One coordinate a group is the paper's factors, and sees no dependence between bits.
+
+    Paper: Yu et al. 2023, arXiv:2310.05737, equation 5, second term, with its sign turned and a
+    constant added, so that it is never negative; Zhao et al. 2024, arXiv:2406.07548, section 3.3.
+
+    Args:
+        prob: each vector's probability of +1, by coordinate.
+        mask: True where a vector counts.
+        group_bits: coordinates whose joint use is measured, >= 1; memory is N * 2^group_bits.
+
+    Example:
+        >>> signs = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # two bits that always agree
+        >>> [round(unused_entropy(signs, group_bits=g).item() / math.log(2), 3) for g in (1, 2)]
+        [0.0, 1.0]
+    """
+    rows = prob.flatten(0, -2) if mask is None else prob[mask]
+    unused = torch.zeros((), device=prob.device)
+    if not len(rows):
+        return unused
+    for group in rows.split(group_bits, dim=1):
+        joint = torch.ones(len(group), 1, device=prob.device)
+        for bit in group.unbind(dim=1):
+            joint = torch.cat([joint * (1 - bit[:, None]), joint * bit[:, None]], dim=1)
+        mean = joint.mean(0)
+        unused = unused + from_uniform(mean)
+    return unused

@@ -1,0 +1,120 @@
+"""Codes for a trained VAE: values against brute force, bits against the budget, and a run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from qvae.bottlenecks.posthoc import PostHoc, fit_posthoc
+from qvae.cli.main import main
+from qvae.config import load_recipe
+from qvae.errors import UsageError
+from qvae.runs.loading import open_run, open_run_data
+from qvae.runs.posthoc import quantize_model, quantize_run
+from qvae.runs.training import train_recipe
+from qvae.tokenizer import Tokenizer
+
+
+def test_a_code_is_the_nearest_value_of_each_coordinate():
+    mean = torch.randn(500, 3) * torch.tensor([3.0, 1.0, 0.5])
+    fitted = fit_posthoc(mean, torch.zeros(500, 3), bits=6.0)
+    codes = fitted.encode(torch.cat([mean, torch.zeros(500, 3)], dim=1)).numpy()
+    for column, d in enumerate(fitted.active.tolist()):
+        values = fitted.values[d, : fitted.levels[d]].numpy()
+        nearest = np.abs(mean[:, d].numpy()[:, None] - values).argmin(1)
+        assert np.array_equal(codes[:, column], nearest)
+
+
+@pytest.mark.parametrize("bits", [1.0, 2.5, 7.0, 20.0])
+def test_bits_stay_in_the_budget_and_go_where_the_signal_is(bits):
+    mean = torch.randn(2000, 4) * torch.tensor([8.0, 4.0, 1.0, 0.01])
+    fitted = fit_posthoc(mean, torch.zeros(2000, 4), bits=bits)
+    spent = sum(math.log2(size) for size in fitted.codebook_sizes)
+    assert bits - 1 <= spent <= bits + 1e-6
+    assert list(fitted.levels) == sorted(fitted.levels, reverse=True)
+    z = fitted.decode(fitted.encode(torch.cat([mean, mean], dim=1)))
+    constant = [d for d, level in enumerate(fitted.levels) if level == 1]
+    assert torch.allclose(z[:, constant], mean.mean(0)[constant].expand(2000, -1), atol=1e-4)
+
+
+def test_more_bits_mean_less_error_and_near_that_of_theory():
+    mean = torch.randn(20000, 1)
+    errors = {}
+    for level in (2, 4, 8):
+        fitted = fit_posthoc(mean, torch.zeros(20000, 1), bits=math.log2(level))
+        z = fitted.decode(fitted.encode(torch.cat([mean, mean], dim=1)))
+        errors[level] = (z - mean).square().mean().item()
+    # Max 1960, Quantizing for minimum distortion, table I: of a normal with variance 1.
+    assert errors == pytest.approx({2: 0.3634, 4: 0.1175, 8: 0.03454}, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("mean", "bits", "rule"),
+    [
+        (torch.randn(9, 2), 0.5, "bits=0.5"),
+        (torch.randn(1, 2), 3.0, "1 cells are too few"),
+        (torch.ones(9, 2), 3.0, "all cells are alike"),
+        (torch.full((9, 2), math.nan), 3.0, r"z\[\[0, 0\]\] is nan"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(mean, bits, rule):
+    with pytest.raises(ValueError, match=rule):
+        fit_posthoc(mean, torch.zeros_like(mean), bits=bits)
+
+
+def test_without_values_it_refuses_to_work():
+    quantizer = PostHoc(dim=2, levels=[2, 2])
+    for use in (quantizer, quantizer.encode):
+        with pytest.raises(ValueError, match="posthoc: has no values yet.*qvae quantize RUN"):
+            use(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="has no values yet"):
+        quantizer.decode(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """A VAE after a few steps on tiny clocks."""
+    folder = tmp_path_factory.mktemp("vae")
+    (folder / "vae.yaml").write_text(
+        "data: {name: clocks, size: 64, valid_size: 8}\n"
+        "model:\n  encoder: {name: mlp, hidden: [16]}\n  bottleneck: {name: gaussian, dim: 6}\n"
+        "  decoder: {name: mlp, hidden: [16]}\n  likelihood: {name: gaussian}\n"
+        "train: {steps: 3, batch_size: 16}\n"
+    )
+    recipe = load_recipe(folder / "vae.yaml")
+    train_recipe(recipe, run=folder / "run", device="cpu", progress=False)
+    return folder / "run"
+
+
+def test_a_run_becomes_a_run_with_codes(vae, tmp_path, capsys):
+    words = [str(vae), "-o", str(tmp_path / "codes"), "--bits", "9", "--json", "--device", "cpu"]
+    assert main(["quantize", *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits"] <= 9 and told["num_tokens"] == len(told["codebook_sizes"])
+    run = open_run(tmp_path / "codes")
+    data = open_run_data(run)
+    x = data.train().batch(np.arange(8)).x
+    tokens = run.require_tokenizer().encode(x)
+    again = Tokenizer.from_pretrained(tmp_path / "codes" / "model")
+    assert torch.equal(again.encode(x), tokens)
+    # The more bits, the nearer to what the VAE makes of its own mean.
+    model = open_run(vae).model
+    fine = quantize_model(model, data, bits=40.0)
+    with torch.no_grad():
+        exact = model.reconstruct(x)
+        coarse = (again.decode(tokens) - exact).square().mean()
+        assert (fine.decode(fine.encode(x)) - exact).square().mean() < 0.5 * coarse
+
+
+def test_a_folder_in_use_and_a_model_with_codes_are_refused(vae, tmp_path):
+    run = open_run(vae)
+    data = open_run_data(run)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match="is not empty"):
+        quantize_run(run, data, tmp_path / "full", bits=4.0)
+    quantize_run(run, data, tmp_path / "codes", bits=4.0)
+    with pytest.raises(UsageError, match="bottleneck PostHoc: must be gaussian"):
+        quantize_run(open_run(tmp_path / "codes"), data, tmp_path / "twice", bits=4.0)
