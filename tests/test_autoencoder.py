@@ -15,6 +15,8 @@ TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
 BOTTLENECKS = {
     "identity": {"name": "identity", "dim": 4},
     "gaussian": {"name": "gaussian", "dim": 4},
+    "gaussian_tc": {"name": "gaussian_tc", "dim": 4},
+    "gaussian_factor": {"name": "gaussian_factor", "dim": 4, "hidden": 8, "num_layers": 2},
     "vq": {"name": "vq", "codebook_size": 8, "dim": 4},
     "vq_ema": {"name": "vq_ema", "codebook_size": 8, "dim": 4},
     "fsq": {"name": "fsq", "levels": [4, 4]},

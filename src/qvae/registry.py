@@ -30,6 +30,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "bottleneck": {
         "identity": "qvae.bottlenecks.identity:Identity",
         "gaussian": "qvae.bottlenecks.gaussian:Gaussian",
+        "gaussian_tc": "qvae.bottlenecks.gaussian_tc:GaussianTC",
+        "gaussian_factor": "qvae.bottlenecks.gaussian_factor:GaussianFactor",
         "vq": "qvae.bottlenecks.vq:VQ",
         "vq_ema": "qvae.bottlenecks.vq_ema:VQEMA",
         "fsq": "qvae.bottlenecks.fsq:FSQ",
@@ -103,7 +105,7 @@ def resolve(kind: str, name: Any) -> type[Any]:
         >>> resolve("bottleneck", "os.system")
         Traceback (most recent call last):
         qvae.errors.UsageError: bottleneck 'os.system': a component is named, not imported; known: \
-identity, gaussian, vq, vq_ema, fsq
+identity, gaussian, gaussian_tc, gaussian_factor, vq, vq_ema, fsq
     """
     table = _table(kind)
     known = ", ".join(table)

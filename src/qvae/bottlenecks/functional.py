@@ -16,6 +16,8 @@ __all__ = [
     "commitment",
     "in_backward",
     "perplexity",
+    "scatter_rows",
+    "select_rows",
     "straight_through",
     "sum_per_sample",
     "usage",
@@ -60,6 +62,22 @@ def sum_per_sample(
     if mask is not None:
         values = torch.where(mask, values, torch.zeros_like(values))
     return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def select_rows(
+    values: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None = None
+) -> Float[Tensor, "N D"]:
+    """Take the vectors of the unmasked cells, one row each."""
+    return values.flatten(0, -2) if mask is None else values[mask]
+
+
+def scatter_rows(
+    rows: Float[Tensor, " N"], shape: tuple[int, ...], mask: Bool[Tensor, "B *G"] | None = None
+) -> Float[Tensor, "B *G"]:
+    """Undo :func:`select_rows` for one number a row; masked cells get 0."""
+    if mask is None:
+        return rows.view(shape)
+    return rows.new_zeros(shape).masked_scatter(mask, rows)
 
 
 def code_counts(codes: Int[Tensor, " N"], size: int) -> Float[Tensor, " size"]:

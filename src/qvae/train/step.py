@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -140,7 +140,7 @@ class Stepper:
             torch.manual_seed(noise_seed(self.settings.seed, "step", step, micro, engine.rank))
             with engine.no_sync(self._wrapped, is_last=is_last):
                 with engine.autocast():
-                    loss = self._wrapped(batch)
+                    loss = self._wrapped(replace(batch, step=torch.tensor(step)))
                 (loss.total.float() * share).backward()
             for name, value in loss_values(loss).items():
                 sums[name] = sums.get(name, 0.0) + share * value
