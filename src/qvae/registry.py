@@ -44,7 +44,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "likelihood": {
         "gaussian": "qvae.likelihoods:Gaussian",
+        "laplace": "qvae.likelihoods:Laplace",
         "bernoulli": "qvae.likelihoods:Bernoulli",
+        "continuous_bernoulli": "qvae.likelihoods:ContinuousBernoulli",
         "discretized_logistic": "qvae.likelihoods:DiscretizedLogistic",
         "categorical": "qvae.likelihoods:Categorical",
     },

@@ -120,7 +120,11 @@ class SplitFeed:
         )
 
     def _read(self, step: int) -> Batch:
-        return self._split.batch(self._indices(step)[self._engine.rank :: self._engine.world])
+        mine = self._indices(step)[self._engine.rank :: self._engine.world]
+        if not getattr(self._split, "redraws", False):
+            return self._split.batch(mine)
+        key = noise_seed(self._settings.seed, "data", step, self._engine.rank)
+        return self._split.batch(mine, draw=key)  # type: ignore[call-arg]
 
 
 class StreamFeed:
