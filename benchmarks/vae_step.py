@@ -4,7 +4,7 @@
     python benchmarks/vae_step.py
 
 784-500-500-20-500-500-784, ReLU, Bernoulli pixels, batch 100, 28x28 pictures in memory: where the
-loop around the arithmetic counts. Both trainers do all they do in a step: read and collate, forward,
+loop around the arithmetic counts. Both trainers do all they do in a step: read, collate, forward,
 backward, Adam, their checks and their log. The variants take turns; the result is the median of the
 rounds. Milliseconds are of the process's processor time, which other programs on the machine do not
 stretch; wall time stands beside it. Writes ``benchmarks/results/vae_step.json``.
