@@ -54,6 +54,7 @@ def ours(x: Tensor, precision: str) -> Run:
                 steps=steps,
                 batch_size=BATCH,
                 lr=1e-3,
+                weight_decay=0.0,
                 precision=precision,
                 save_every=10**6,
                 device="cpu",

@@ -14,7 +14,10 @@ RUNGS = {
     # rung: (bottleneck, whether beta differs from 1, whether it is told conditions, its loss)
     "autoencoder": ("identity", False, False, "`nll`"),
     "VAE": ("gaussian", False, False, "`nll + KL(q(z\\|x) ‖ N(0, I))`"),
-    "beta-VAE": ("gaussian", True, False, "`nll + beta * KL`"),
+    "beta-VAE": ("gaussian", True, False, "`nll + beta * KL`; or `beta * \\|KL - C\\|`"),
+    "beta-TCVAE": ("gaussian_tc", False, False, "`nll + KL + (tc_weight - 1) * TC`"),
+    "FactorVAE": ("gaussian_factor", False, False, "`nll + KL + tc_weight * TC` of a critic"),
+    "IWAE": ("gaussian", False, False, "`-log` of the mean weight of k draws"),
     "VQ-VAE": ("vq", False, False, "`nll + cells * ln V +` codebook and commitment terms"),
     "VQ-VAE, EMA codebook": ("vq_ema", False, False, "`nll + cells * ln V +` commitment term"),
     "FSQ": ("fsq", False, False, "`nll + cells * ln V +` a leash on overshoot"),
@@ -52,7 +55,7 @@ def source_tree(*, is_short=False):
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
-def recipes_of(bottleneck, has_beta, is_told):
+def recipes_of(bottleneck, has_beta, is_told, *, is_many=False):
     """The shipped recipes on a rung."""
     found = []
     for name in recipe_files.recipe_names():
@@ -61,6 +64,7 @@ def recipes_of(bottleneck, has_beta, is_told):
             (bottleneck, model.get("bottleneck", {}).get("name")),
             (has_beta, model.get("beta", 1) != 1),
             (is_told, model.get("conditional", False)),
+            (is_many, model.get("num_samples", 1) > 1),
         ]
         if model and all(rule is None or rule == fact for rule, fact in rules):
             found.append(f"`{name}`")
@@ -71,7 +75,8 @@ def ladder_table():
     lines = ["| rung | bottleneck | loss, nats a sample | recipes |", "|---|---|---|---|"]
     for rung, (bottleneck, has_beta, is_told, loss) in RUNGS.items():
         recipes = (
-            recipes_of(bottleneck, has_beta, is_told) or f"any, with `--bottleneck {bottleneck}`"
+            recipes_of(bottleneck, has_beta, is_told, is_many=rung == "IWAE")
+            or f"any, with `--bottleneck {bottleneck}`"
         )
         part = f"`{bottleneck}`" if bottleneck else ""
         lines.append(f"| {rung} | {part} | {loss} | {recipes} |")

@@ -17,7 +17,7 @@ __all__ = ["reproduce"]
 
 _SIZES = (3, 5, 10, 20, 200, 500)
 _PLATEAUS = {3: -136.0, 5: -122.0, 10: -107.0, 20: -102.0, 200: -103.0}
-"""Figure 2, MNIST, test: the ends of the curves as one of us remembers reading them off the plot."""
+"""Figure 2, MNIST, test: the ends of the curves, as remembered from reading the plot."""
 _NOTE = "MNIST 60k, off the plot, +-4"
 _MOST_TRAIN = 10_000
 
@@ -98,8 +98,8 @@ def _marginal(study: Study) -> dict[str, Any]:
         "encoder.latent_dim": 6,
         "decoder.latent_dim": 3,
     }
-    draws, most = (100, 16) if study.is_quick else (5000, 200)
-    length = 10 if study.is_quick else 100
+    draws, most = (100, 8) if study.is_quick else (5000, 200)
+    length = 4 if study.is_quick else 100
 
     def measure(run: Run, data: Any) -> dict[str, Any]:
         options = {"most": most, "seed": study.seed}
@@ -119,7 +119,7 @@ def _marginal(study: Study) -> dict[str, Any]:
 
 @torch.no_grad()
 def _elbo(run: Run, split: Split) -> tuple[float, int]:
-    """Average the bound over a split (10,000 samples at most), one draw each; count active units."""
+    """Average the bound over 10,000 samples at most, one draw each; count active units."""
     model: Any = run.model
     total, num, statistics = 0.0, 0, PosteriorStatistics()
     with torch.random.fork_rng(devices=[]):
@@ -138,7 +138,7 @@ def _curve(run: Path, batch_size: int) -> list[dict[str, float]]:
     """The bound by training samples seen, as the figure shows it."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [
-        {"samples": row["step"] * batch_size, "valid bound": -row["nll"] - row["rate"]}
+        {"samples": float(row["step"] * batch_size), "valid bound": -row["nll"] - row["rate"]}
         for row in rows
         if row["split"] == "valid"
     ]
