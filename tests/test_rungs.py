@@ -1,6 +1,7 @@
 """Each rung does what its paper says: trained for a few steps, on something that can fail."""
 
 import math
+import shutil
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,9 @@ from qvae.bottlenecks.autoregressive import AutoregressiveDensity
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.bottlenecks.gaussian_factor import GaussianFactor, permute_dims
 from qvae.bottlenecks.gaussian_tc import total_correlation
+from qvae.data.images import Images
 from qvae.objectives import RatePrice, importance_bound
+from qvae.train import fit
 from qvae.types import Batch, Condition, DataSpec, Latent
 
 SPEC = DataSpec(shape=(1, 4, 4))
@@ -126,8 +129,8 @@ def test_what_has_no_meaning_is_refused(changes, rule):
 
 def test_free_bits_keep_a_latent_that_a_dear_rate_would_close():
     """With beta 30 every coordinate collapses; with a free half nat each keeps its half."""
-    closed = train(make(beta=30.0), 150)
-    kept = train(make(beta=30.0, free_bits=0.5), 150)
+    closed = train(make(beta=30.0), 80)
+    kept = train(make(beta=30.0, free_bits=0.5), 80)
     x = factors(256, seed=1)
     closed_kl, kept_kl = (model.encode(x).kl.mean(0) for model in (closed, kept))
     assert closed_kl.max() < 0.1
@@ -360,3 +363,28 @@ def test_a_conditional_vae_with_a_learned_prior_trains_both_and_listens():
 def test_noise_of_the_normal_prior_is_its_first_block():
     noise = torch.randn(3, 2, 5)
     assert Gaussian(dim=5).from_noise(noise).equal(noise[:, 0])
+
+
+# -- in the loop -------------------------------------------------------------------------------
+
+
+def test_a_schedule_and_redrawn_pixels_resume_to_the_same_bits(tmp_path):
+    """Both are functions of (seed, step): a run cut back to its middle ends as it ended."""
+    grey = np.random.default_rng(0).integers(0, 256, (64, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", grey)
+    data = Images(str(tmp_path / "x.npy"), binarise="dynamic")
+    settings = {"steps": 8, "batch_size": 16, "save_every": 4, "eval_every": 4, "device": "cpu"}
+
+    def run(folder, *, warmup=6, resume=False):
+        model = make(beta_warmup=warmup, num_samples=2, spec=data.spec)
+        options = {**settings, "precision": "float32", "progress": False, "resume": resume}
+        fit(model, data, run=folder, **options)
+        return model.state_dict()
+
+    whole = run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "state" / "step_00000008")
+    shutil.rmtree(tmp_path / "run" / "model")
+    resumed = run(tmp_path / "run", resume=True)
+    assert all(value.equal(resumed[name]) for name, value in whole.items())
+    without = run(tmp_path / "other", warmup=0)
+    assert not all(value.equal(without[name]) for name, value in whole.items())
