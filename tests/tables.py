@@ -182,9 +182,33 @@ def step_results():
     return "\n".join(lines)
 
 
+def vae_step_results():
+    report = result("vae_step.json")
+    if report is None:
+        return "_No results are committed yet._"
+    machine, cpu, wall = (
+        report[name] for name in ("machine", "processor_milliseconds", "wall_milliseconds")
+    )
+    lines = [
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
+        f"{report['rounds']} rounds, torch {report['torch']}.",
+        "",
+        "| loop | processor ms a step | wall ms | pythae's processor ms over it |",
+        "|---|---|---|---|",
+    ]
+    for name, value in cpu.items():
+        ratio = cpu["pythae, float32"] / value
+        lines.append(f"| {name} | {value:.2f} | {wall[name]:.2f} | {ratio:.2f}x |")
+    return "\n".join(lines)
+
+
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
     ROOT / "docs" / "clock.md": {"results": clock_results},
-    ROOT / "docs" / "results.md": {"fashion": fashion_results, "step": step_results},
+    ROOT / "docs" / "results.md": {
+        "fashion": fashion_results,
+        "step": step_results,
+        "vae-step": vae_step_results,
+    },
 }

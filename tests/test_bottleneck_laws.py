@@ -59,6 +59,8 @@ def test_latent_has_the_contract_s_shapes(name, grid, dtype, training):
     assert torch.isfinite(latent.rate).all() and (latent.rate >= 0).all()
     assert torch.isfinite(latent.penalty).all()
     assert name in ESTIMATING or (latent.penalty >= 0).all()
+    if latent.kl is not None:
+        assert torch.allclose(latent.kl.sum(1), latent.rate, atol=1e-4)
     assert all(not value.requires_grad for value in latent.metrics.values())
     if name in QUANTIZERS:
         assert latent.codes.shape == (6, *grid, len(bottleneck.codebook_sizes))

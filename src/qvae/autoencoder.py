@@ -110,6 +110,8 @@ class Autoencoder(nn.Module):
         if not 0 <= swap_prob < 1:
             raise ValueError(f"swap_prob={swap_prob}: must be in [0, 1)")
         _check_samples(num_samples, self.price, bottleneck)
+        if num_samples > 1 and (swap_prob or edge_weight):
+            raise ValueError(f"num_samples={num_samples}: takes no swap_prob and no edge_weight")
         self.spec = spec
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood = likelihood

@@ -58,6 +58,8 @@ class AutoregressiveDensity(nn.Module):
             nn.SiLU(),
             _Masked(inner, outputs, strict=True),
         )
+        for parameter in self.parameters():  # an orthogonal update would not keep to the masks
+            parameter.use_muon = False  # type: ignore[attr-defined]
         last = self.layers[-1]
         assert isinstance(last, _Masked)
         nn.init.zeros_(last.weight)
@@ -93,6 +95,7 @@ class AutoregressiveDensity(nn.Module):
 
     def _bells(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log scales, each [*N, bells, dim]."""
-        out = self.layers(z.float()).float().unflatten(-1, (3, _NUM_BELLS, self.dim))
+        with torch.autocast(z.device.type, enabled=False):  # narrow bells need float32
+            out = self.layers(z.float()).unflatten(-1, (3, _NUM_BELLS, self.dim))
         logits, means, log_scales = out.unbind(-3)
         return logits, means, log_scales.clamp(-7.0, 7.0)
