@@ -38,6 +38,7 @@ def total_correlation(
             stratified, unbiased for q(z).
 
     Example:
+        >>> import torch
         >>> zeros = torch.zeros(4, 2)
         >>> total_correlation(zeros, zeros, zeros).abs().max().item() < 1e-6  # all posteriors equal
         True
@@ -72,6 +73,7 @@ class GaussianTC(Gaussian):
         ValueError: a value outside its range, or ``stratified`` without a size.
 
     Example:
+        >>> import torch
         >>> GaussianTC(dim=2, tc_weight=6.0)(torch.zeros(8, 4)).penalty.shape
         torch.Size([8])
     """

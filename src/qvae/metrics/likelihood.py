@@ -94,13 +94,13 @@ def mean_and_errors(estimates: list[Estimate]) -> tuple[float, float, float]:
     draws' own says how far other draws on this test set would lie.
 
     Example:
-        >>> estimate = Estimate(value=torch.tensor([1.0, 3.0]), error=torch.tensor([0.3, 0.4]))
+        >>> estimate = Estimate(value=torch.tensor([1.0, 3.0]), error=torch.tensor([0.75, 1.0]))
         >>> mean_and_errors([estimate])
-        (2.0, 1.0, 0.25)
+        (2.0, 1.0, 0.625)
     """
     value = torch.cat([part.value for part in estimates]).double()
     error = torch.cat([part.error for part in estimates]).double()
     num = len(value)
     over_data = (value.std() / num**0.5).item() if num > 1 else math.nan
-    by_draws = round((error.square().sum().sqrt() / num).item(), 12)
+    by_draws = (error.square().sum().sqrt() / num).item()
     return value.mean().item(), over_data, by_draws

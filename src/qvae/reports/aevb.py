@@ -46,7 +46,7 @@ def reproduce(study: Study) -> Findings:
     rows.append(Row(name="Nz=3, 100 units: log p(x)", ours={n: check[n] for n in estimates}))
     return Findings(
         title="AEVB, figure 2 and the estimator of figure 3",
-        protocol=_protocol(study, sizes[0], check),
+        protocol=_protocol(study, found[sizes[0]], check),
         rows=rows,
         checks=_checks({size: row["test bound"] for size, row in found.items()}, check),
         curves={str(size): row["curve"] for size, row in found.items()},
@@ -144,11 +144,11 @@ def _curve(run: Path, batch_size: int) -> list[dict[str, float]]:
     ]
 
 
-def _protocol(study: Study, size: int, check: dict[str, Any]) -> dict[str, Any]:
+def _protocol(study: Study, some: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
     recipe = study.recipe("aevb", {"data.path": study.require_data()})
     train = recipe.train
     return {
-        "data": study.require_data(),
+        "data": f"{study.data_name}, {some['num_train']} to train, {some['num_test']} to test",
         "pixels": "grey, as the chance of a 1; the paper does not say",
         "network": "one hidden layer of 500 tanh units each way, Bernoulli",
         "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",

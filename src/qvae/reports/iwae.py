@@ -48,7 +48,7 @@ def reproduce(study: Study) -> Findings:
     return Findings(
         title="IWAE, table 1, one stochastic layer",
         protocol={
-            "data": study.require_data(),
+            "data": study.data_name,
             "pixels": "binarised: dynamic anew at each visit in training; test drawn once, seed 0",
             "network": "two hidden layers of 200 tanh units each way, 50 latents, Bernoulli",
             "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",

@@ -109,6 +109,11 @@ class Study:
             )
         return self.data
 
+    @property
+    def data_name(self) -> str:
+        """The last part of the data's path: what a table may say of where it lay."""
+        return Path(self.require_data()).name
+
     def recipe(self, name: str, changes: Mapping[str, Any]) -> Recipe:
         """Load a recipe with changes by dotted key, this study's seed, and few steps if quick."""
         few = {"train.steps": 40, "train.eval_every": 40, "train.eval_samples": 64}
