@@ -45,7 +45,8 @@ class Loss:
     """What every trainable model returns from ``forward``: the objective and its parts."""
 
     total: Float[Tensor, ""]
-    """Mean over the batch of ``nll + beta * rate + penalty``; the only tensor with a gradient."""
+    """Mean over the batch of ``nll + price(rate) + penalty``, the price ``beta * rate`` unless the
+    rung has another; the only tensor with a gradient."""
     nll: Float[Tensor, " B"]
     """-log p(x|z), nats per sample."""
     rate: Float[Tensor, " B"]
