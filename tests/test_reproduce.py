@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qvae.cli.main import main
 from qvae.errors import UsageError
@@ -140,6 +141,16 @@ def test_bad_data_is_named_before_training_starts(make, rule, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "bad.npy" in error and re.search(rule, error)
     assert not run.exists()
+
+
+def test_a_folder_of_equal_black_pictures_is_refused(tmp_path, capsys):
+    for i in range(4):
+        Image.new("L", (4, 4)).save(tmp_path / f"{i}.png")
+    words = ["train", "aevb", "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and "every value is 0" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_value_that_training_never_saw_is_refused_at_sampling(tmp_path, capsys):

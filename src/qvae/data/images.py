@@ -112,6 +112,7 @@ class Images(DataModule):
         if binarise == "static":
             samples.x = draw_static(samples.x, seed=binarise_seed)
         self._rows = split_rows(samples.keys, samples.told)
+        _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
             samples.columns, requests, self._rows["train"], names=samples.names
         )
@@ -197,6 +198,13 @@ def write_image(x: Float[Tensor, "C H W"], path: str | Path) -> None:
         raise ValueError("x: holds NaN or Inf, needs finite values")
     pixels = x.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
     write_png(pixels.cpu().numpy(), Path(path))
+
+
+def _refuse_constant(x: np.ndarray, name: str) -> None:
+    """Refuse pictures of one and the same value; where there are two, the first lot shows it."""
+    first = x.flat[0]
+    if all((x[start : start + 256] == first).all() for start in range(0, len(x), 256)):
+        raise DataError(f"{name}: every value is {first}, a constant has nothing to learn")
 
 
 def _load(
