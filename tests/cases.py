@@ -4,6 +4,8 @@
 BOTTLENECKS = {
     "identity": {"dim": 3},
     "gaussian": {"dim": 3},
+    "gaussian_tc": {"dim": 3},
+    "gaussian_factor": {"dim": 3, "hidden": 16, "num_layers": 2},
     "vq": {"codebook_size": 16, "dim": 3},
     "vq_ema": {"codebook_size": 16, "dim": 3},
     "vq_cosine": {"codebook_size": 16, "dim": 3},
@@ -23,7 +25,10 @@ BOTTLENECKS = {
     "projected": {"dim": 5, "quantizer": {"name": "simvq", "codebook_size": 16, "dim": 3}},
 }
 
-QUANTIZERS = [name for name in BOTTLENECKS if name not in ("identity", "gaussian")]
+CONTINUOUS = ["identity", "gaussian", "gaussian_tc", "gaussian_factor"]
+"""Those without codes."""
+
+QUANTIZERS = [name for name in BOTTLENECKS if name not in CONTINUOUS]
 """Those with codes."""
 
 WRAPPERS = ["residual", "grouped", "projected"]
@@ -40,3 +45,5 @@ STOCHASTIC = ["gumbel"]
 
 OFFSET = ["vq", "vq_ema", "ibq", "diveq", "gumbel"]
 """Those whose table can be far from the origin."""
+ESTIMATING = ["gaussian_tc", "gaussian_factor"]
+"""Those whose penalty estimates a divergence from the batch: it may come out negative."""

@@ -14,7 +14,10 @@ RUNGS = {
     # rung: (bottleneck, whether beta differs from 1, whether it is told conditions, its loss)
     "autoencoder": ("identity", False, False, "`nll`"),
     "VAE": ("gaussian", False, False, "`nll + KL(q(z\\|x) ‖ N(0, I))`"),
-    "beta-VAE": ("gaussian", True, False, "`nll + beta * KL`"),
+    "beta-VAE": ("gaussian", True, False, "`nll + beta * KL`; or `beta * \\|KL - C\\|`"),
+    "beta-TCVAE": ("gaussian_tc", False, False, "`nll + KL + (tc_weight - 1) * TC`"),
+    "FactorVAE": ("gaussian_factor", False, False, "`nll + KL + tc_weight * TC` of a critic"),
+    "IWAE": ("gaussian", False, False, "`-log` of the mean weight of k draws"),
     "VQ-VAE": ("vq", False, False, "`nll + cells * ln V +` codebook and commitment terms"),
     "VQ-VAE, EMA codebook": ("vq_ema", False, False, "`nll + cells * ln V +` commitment term"),
     "FSQ": ("fsq", False, False, "`nll + cells * ln V +` a leash on overshoot"),
@@ -53,7 +56,7 @@ def source_tree(*, is_short=False):
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
-def recipes_of(bottleneck, has_beta, is_told):
+def recipes_of(bottleneck, has_beta, is_told, *, is_many=False):
     """The shipped recipes on a rung."""
     found = []
     for name in recipe_files.recipe_names():
@@ -62,6 +65,7 @@ def recipes_of(bottleneck, has_beta, is_told):
             (bottleneck, model.get("bottleneck", {}).get("name")),
             (has_beta, model.get("beta", 1) != 1),
             (is_told, model.get("conditional", False)),
+            (is_many, model.get("num_samples", 1) > 1),
         ]
         if model and all(rule is None or rule == fact for rule, fact in rules):
             found.append(f"`{name}`")
@@ -72,7 +76,8 @@ def ladder_table():
     lines = ["| rung | bottleneck | loss, nats a sample | recipes |", "|---|---|---|---|"]
     for rung, (bottleneck, has_beta, is_told, loss) in RUNGS.items():
         recipes = (
-            recipes_of(bottleneck, has_beta, is_told) or f"any, with `--bottleneck {bottleneck}`"
+            recipes_of(bottleneck, has_beta, is_told, is_many=rung == "IWAE")
+            or f"any, with `--bottleneck {bottleneck}`"
         )
         part = f"`{bottleneck}`" if bottleneck else ""
         lines.append(f"| {rung} | {part} | {loss} | {recipes} |")
@@ -210,6 +215,26 @@ def bench_results(*names):
     return "\n".join(lines).strip() or "_No results are committed yet._"
 
 
+def vae_step_results():
+    report = result("vae_step.json")
+    if report is None:
+        return "_No results are committed yet._"
+    machine, cpu, wall = (
+        report[name] for name in ("machine", "processor_milliseconds", "wall_milliseconds")
+    )
+    lines = [
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
+        f"{report['rounds']} rounds, torch {report['torch']}.",
+        "",
+        "| loop | processor ms a step | wall ms | pythae's processor ms over it |",
+        "|---|---|---|---|",
+    ]
+    for name, value in cpu.items():
+        ratio = cpu["pythae, float32"] / value
+        lines.append(f"| {name} | {value:.2f} | {wall[name]:.2f} | {ratio:.2f}x |")
+    return "\n".join(lines)
+
+
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
@@ -217,5 +242,9 @@ GENERATED = {
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "quantizer.json")
     },
-    ROOT / "docs" / "results.md": {"fashion": fashion_results, "step": step_results},
+    ROOT / "docs" / "results.md": {
+        "fashion": fashion_results,
+        "step": step_results,
+        "vae-step": vae_step_results,
+    },
 }

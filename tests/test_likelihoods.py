@@ -7,16 +7,33 @@ import pytest
 import torch
 from torch import distributions as D
 
-from qvae.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
+from qvae import registry
+from qvae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+)
 
 ALL = {
     "gaussian": lambda: Gaussian(sigma=0.3),
     "gaussian-learned": lambda: Gaussian(sigma="learned"),
     "gaussian-optimal": lambda: Gaussian(sigma="optimal"),
+    "laplace": lambda: Laplace(scale=0.2),
+    "laplace-learned": lambda: Laplace(scale="learned"),
     "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
     "categorical": lambda: Categorical(levels=7),
-    "logistic": lambda: DiscretizedLogistic(num_mixtures=3),
+    "discretized_logistic": lambda: DiscretizedLogistic(num_mixtures=3),
 }
+
+
+def test_every_registered_likelihood_has_a_case():
+    assert set(registry.names("likelihood")) == {name.partition("-")[0] for name in ALL}
+
+
 SIZES = [(6,), (4, 5), (2, 3, 4)]
 
 
@@ -155,6 +172,59 @@ def test_bernoulli_takes_grey_as_a_chance():
     torch.testing.assert_close(Bernoulli().nll(logits, x), 0.3 * one + 0.7 * zero)
 
 
+def test_laplace_is_torch_laplace():
+    x, centre = torch.rand(3, 2, 4, 5), torch.randn(3, 2, 4, 5)
+    expected = -D.Laplace(centre.double(), 0.2).log_prob(x.double()).flatten(1).sum(1)
+    torch.testing.assert_close(nll64(Laplace(scale=0.2), centre, x), expected)
+
+
+def test_laplace_learned_width_finds_the_error():
+    likelihood = Laplace(scale="learned")
+    x = D.Laplace(0.0, 0.05).sample((8, 1, 500))
+    optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        likelihood.nll(torch.zeros_like(x), x).mean().backward()
+        optimizer.step()
+    assert abs(likelihood.log_scale.exp().item() / 0.05 - 1) < 0.05
+
+
+def test_continuous_bernoulli_is_torch_s_away_from_a_half():
+    """torch cuts out .499 to .501 and puts a Taylor series there; ours needs no such window."""
+    x, logits = torch.rand(3, 1, 40), 6 * torch.randn(3, 1, 40)
+    dist = D.ContinuousBernoulli(logits=logits.double())
+    expected = -dist.log_prob(x.double()).flatten(1).sum(1)
+    torch.testing.assert_close(
+        nll64(ContinuousBernoulli(), logits, x), expected, rtol=1e-6, atol=1e-6
+    )
+    mean = ContinuousBernoulli().mean(logits.double())
+    torch.testing.assert_close(mean, dist.mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-300.0, -20.0, -1.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.5, 300.0])
+def test_continuous_bernoulli_integrates_to_one_and_has_its_mean(logit):
+    """Against numerical integration in float64, also where lambda is a half."""
+    # Fine at both ends, where a large logit piles the density up.
+    ends = np.logspace(-12, np.log10(0.5), 40_001)
+    grid = np.concatenate([[0.0], ends, 1 - ends[-2::-1], [1.0]])
+    x = torch.from_numpy(grid)[:, None, None]
+    params = torch.full((1, 1, 1), logit, dtype=torch.float64)
+    likelihood = ContinuousBernoulli()
+    density = (-likelihood.nll(params.expand(len(x), 1, 1), x)).exp().numpy()
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-5)
+    mean = likelihood.mean(params).item()
+    assert np.trapezoid(density * grid, grid) == pytest.approx(mean, abs=1e-5)
+    half = likelihood.nll(params.float(), torch.full((1, 1, 1), 0.3)).item()
+    assert half == pytest.approx(likelihood.nll(params, x[:1] * 0 + 0.3).item(), rel=1e-5, abs=1e-5)
+
+
+def test_continuous_bernoulli_has_a_gradient_at_a_half():
+    params = torch.zeros(1, 1, 3, requires_grad=True)
+    x = torch.tensor([[[0.0, 0.5, 1.0]]])
+    ContinuousBernoulli().nll(params, x).sum().backward()
+    torch.testing.assert_close(params.grad, torch.tensor([[[0.5, 0.0, -0.5]]]))
+
+
 def test_categorical_is_torch_categorical():
     x, params = torch.randint(0, 7, (2, 3, 4)), torch.randn(2, 21, 4)
     logits = params.view(2, 3, 7, 4).movedim(2, -1).double()
@@ -232,7 +302,9 @@ def test_logistic_learns_to_name_one_level():
     assert likelihood.mean(params).item() == pytest.approx(200 / 255, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic"])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "continuous_bernoulli", "categorical", "discretized_logistic"]
+)
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_data_outside_the_range_is_refused(name, value):
     likelihood = ALL[name]()
@@ -255,6 +327,8 @@ def test_data_off_the_levels_is_refused():
         (lambda: Gaussian(sigma=0.0), "sigma=0.0"),
         (lambda: Gaussian(sigma=math.inf), "sigma=inf"),
         (lambda: Gaussian(min_sigma=0.0), "min_sigma=0.0"),
+        (lambda: Laplace(scale=0.0), "scale=0.0"),
+        (lambda: Laplace(min_scale=-1.0), "min_scale=-1.0"),
         (lambda: Categorical(levels=1), "levels=1"),
         (lambda: DiscretizedLogistic(num_mixtures=0), "num_mixtures=0"),
         (lambda: DiscretizedLogistic(levels=1), "levels=1"),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvae.config import load_recipe
 from qvae.errors import UsageError
 from qvae.reports import clocks, demo
 from qvae.runs.loading import open_run
+from qvae.runs.training import train_recipe
 
 _TINY = {
     "tokenizer": {"data.size": 64, "data.valid_size": 16, "train.steps": 2, "train.eval_every": 2},
@@ -76,3 +78,28 @@ def test_runs_of_other_data_are_refused(finished):
     run = open_run(finished[0] / "tokenizer")
     with pytest.raises(UsageError, match="tokens of clocks"):
         clocks.draw_times(run, np.array([10.0]))
+
+
+@pytest.fixture(scope="module")
+def told_vae(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "cvae"
+    few = {"data.size": 32, "data.valid_size": 8, "train.steps": 2, "train.eval_every": 2}
+    train_recipe(load_recipe("clock_cvae", few.items()), run=path, device="cpu", progress=False)
+    return path
+
+
+def test_a_vae_that_is_told_the_time_draws_by_its_learned_prior(told_vae):
+    run = open_run(told_vae)
+    together = clocks.draw_times(run, np.array([10.0, 200.0]), seed=3)
+    alone = clocks.draw_times(run, np.array([10.0]), seed=3)
+    assert np.abs(together[0].astype(int) - alone[0].astype(int)).max() <= 1  # rounding
+    assert not np.array_equal(alone, clocks.draw_times(run, np.array([10.0]), seed=4))
+
+
+@pytest.mark.slow
+def test_a_vae_that_is_told_the_time_goes_through_the_protocol(told_vae, monkeypatch):
+    monkeypatch.setattr(clocks, "_NUM_STYLES", 1)
+    report = clocks.evaluate(told_vae)
+    assert report["samples"]["all"]["n"] == 720
+    assert report["samples"]["all"]["within_1"] < 0.05  # two steps teach nothing
+    assert 0 <= report["reconstructions"]["time_swap"]["all"]["within_1"] <= 1

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from qvae import registry
 from qvae.bottlenecks.base import Bottleneck
+from qvae.bottlenecks.gaussian import Gaussian
 from qvae.likelihoods import Likelihood
 from qvae.networks.condition import ConditionFeatures
+from qvae.objectives import RatePrice, edge_error, importance_bound
 from qvae.types import Batch, DataSpec, Latent, Loss
 
 __all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder"]
@@ -47,7 +49,9 @@ class Autoencoder(nn.Module):
     ``forward`` is the objective, per sample and in nats: ``nll + beta * rate + penalty``. Which
     rung this is follows from the bottleneck alone: ``identity`` an autoencoder, ``gaussian`` a VAE
     (arXiv:1312.6114, equation 3 with the sign turned), with ``beta`` > 1 a beta-VAE, ``vq`` a
-    VQ-VAE (arXiv:1711.00937, equation 3).
+    VQ-VAE (arXiv:1711.00937, equation 3). Other prices of the rate, which may follow the step, are
+    those of :class:`~qvae.objectives.RatePrice`. With ``num_samples`` > 1 the objective is the
+    importance weighted bound (arXiv:1509.00519, equation 8) in place of the ELBO.
 
     Shapes: ``x [B, C, *S]``, ``cond [B, M]``; the encoder's ``h [B, F, *G]`` is channels first,
     everything between the two projections is channels last.
@@ -59,6 +63,11 @@ class Autoencoder(nn.Module):
         decoder: ``(z [B, in_dim, *grid], cond_features) -> params [B, P, *S]``.
         likelihood: ``p(x|z)``, ``P = likelihood.num_params(C)``.
         beta: weight of the rate, >= 0.
+        beta_warmup: steps in which beta rises from 0, >= 0.
+        free_bits: nats below which a latent coordinate's mean KL costs the same, >= 0.
+        capacity: nats the mean rate is led to, at ``beta`` a nat of distance; none: no such aim.
+        capacity_steps: steps in which the capacity rises from 0, >= 0.
+        num_samples: draws of z a sample, >= 1; more make it an importance weighted autoencoder.
         conditioner: turns raw conditions into features; None ignores the conditions.
         swap_prob: share of grid cells whose latent is taken from another sample of the batch
             while training. The decoder then forgives the slips of a prior.
@@ -66,7 +75,8 @@ class Autoencoder(nn.Module):
             penalty: thin things are a small part of the likelihood and are learned late.
 
     Raises:
-        ValueError: for a negative weight or a probability outside [0, 1).
+        ValueError: for a negative weight, a probability outside [0, 1), or free bits or several
+            samples without a Gaussian bottleneck.
     """
 
     def __init__(
@@ -78,22 +88,37 @@ class Autoencoder(nn.Module):
         likelihood: Likelihood,
         *,
         beta: float = 1.0,
+        beta_warmup: int = 0,
+        free_bits: float = 0.0,
+        capacity: float | None = None,
+        capacity_steps: int = 0,
+        num_samples: int = 1,
         conditioner: ConditionFeatures | None = None,
         swap_prob: float = 0.0,
         edge_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if beta < 0 or edge_weight < 0:
-            raise ValueError(f"beta={beta}, edge_weight={edge_weight}: must not be negative")
+        self.price = RatePrice(
+            beta=beta,
+            beta_warmup=beta_warmup,
+            free_bits=free_bits,
+            capacity=capacity,
+            capacity_steps=capacity_steps,
+        )
+        if edge_weight < 0:
+            raise ValueError(f"edge_weight={edge_weight}: must not be negative")
         if not 0 <= swap_prob < 1:
             raise ValueError(f"swap_prob={swap_prob}: must be in [0, 1)")
+        _check_samples(num_samples, self.price, bottleneck)
+        if num_samples > 1 and (swap_prob or edge_weight):
+            raise ValueError(f"num_samples={num_samples}: takes no swap_prob and no edge_weight")
         self.spec = spec
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood = likelihood
         self.conditioner = conditioner
         self.proj_in = _projection(encoder.out_dim, bottleneck.in_dim)
         self.proj_out = _projection(bottleneck.out_dim, decoder.in_dim)
-        self.beta, self.swap_prob, self.edge_weight = beta, swap_prob, edge_weight
+        self.num_samples, self.swap_prob, self.edge_weight = num_samples, swap_prob, edge_weight
         self.config: dict[str, Any] | None = None
 
     @property
@@ -103,18 +128,56 @@ class Autoencoder(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective of a batch and its parts."""
+        if self.num_samples > 1:
+            return self._importance_weighted(batch)
         latent = self.encode(batch.x, batch.cond)
         z = self._swap(latent.z) if self.training and self.swap_prob else latent.z
         params = self.decode(z, batch.cond).float()
         nll = self.likelihood.nll(params, batch.x)
         penalty = latent.penalty
         if self.training and self.edge_weight:
-            penalty = penalty + self.edge_weight * self._edge_error(params, batch.x)
-        total = (nll + self.beta * latent.rate + penalty).mean()
+            penalty = penalty + self.edge_weight * edge_error(self.likelihood.mean(params), batch.x)
+        total = (nll + self.price(latent, batch.step) + penalty).mean()
         metrics = dict(latent.metrics)
         if not self.training:  # the mean of some likelihoods costs as much as their nll
             metrics["mse"] = (self.likelihood.mean(params) - batch.x).square().mean().detach()
         return Loss(total=total, nll=nll, rate=latent.rate, penalty=penalty, metrics=metrics)
+
+    def _importance_weighted(self, batch: Batch) -> Loss:
+        """Bound log p(x) by several draws; the penalty is what they save over one (never more)."""
+        beta = self.price.weight(batch.step)
+        latent = self.encode(batch.x, batch.cond)
+        nll, ratio = self.draws(batch.x, batch.cond, num=self.num_samples)
+        loss = -importance_bound(-(nll + beta * ratio)) + latent.penalty
+        mean_nll, rate = nll.mean(0), ratio.mean(0)
+        return Loss(
+            total=loss.mean(),
+            nll=mean_nll,
+            rate=rate,
+            penalty=loss - mean_nll - beta * rate,
+            metrics=latent.metrics,
+        )
+
+    def draws(
+        self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None, *, num: int
+    ) -> tuple[Float[Tensor, "K B"], Float[Tensor, "K B"]]:
+        """Return -log p(x|z) and log q(z|x) - log p(z) at ``num`` draws of z for each sample.
+
+        Minus their sum is the log importance weight of a draw. Memory grows with ``num``.
+
+        Raises:
+            ValueError: the bottleneck has no posterior to draw from.
+        """
+        if not isinstance(self.bottleneck, Gaussian):
+            raise ValueError(
+                f"{type(self.bottleneck).__name__}: has no density over z to draw from"
+            )
+        z_e = self.embed(x, cond)
+        z, ratio = self.bottleneck.draw(z_e.expand(num, *z_e.shape).flatten(0, 1))
+        told = None if cond is None else cond.repeat(num, 1)
+        params = self.decode(z, told).float()
+        nll = self.likelihood.nll(params, x.expand(num, *x.shape).flatten(0, 1))
+        return nll.view(num, -1), ratio.view(num, -1)
 
     def encode(self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None) -> Latent:
         """Return the latent of each sample."""
@@ -163,16 +226,17 @@ class Autoencoder(nn.Module):
         swapped = torch.rand(z.shape[:-1], device=z.device) < self.swap_prob
         return torch.where(swapped[..., None], z.roll(1, dims=0), z)
 
-    def _edge_error(self, params: Tensor, x: Tensor) -> Float[Tensor, " B"]:
-        """Squared error weighted by the data's own gradient, in the unit of the likelihood."""
-        edges = torch.zeros_like(x)
-        for axis in range(2, x.ndim):
-            step = x.diff(dim=axis).abs()
-            edges.narrow(axis, 0, step.shape[axis]).add_(step)
-            edges.narrow(axis, 1, step.shape[axis]).add_(step)
-        error = (self.likelihood.mean(params) - x).square()
-        scale = 2 * error.detach().flatten(1).mean(1).clamp(min=1e-4)
-        return (edges.clamp(max=1) * error).flatten(1).sum(1) / scale
+
+def _check_samples(num_samples: int, price: RatePrice, bottleneck: Bottleneck) -> None:
+    """Refuse what has no meaning together."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}: must be at least 1")
+    if num_samples > 1 and not price.is_plain:
+        raise ValueError(f"num_samples={num_samples}: takes no free_bits and no capacity")
+    if not isinstance(bottleneck, Gaussian):
+        for name, value in (("num_samples", num_samples - 1), ("free_bits", price.free_bits)):
+            if value:
+                raise ValueError(f"{name}: needs a gaussian bottleneck, its KL or its density")
 
 
 def _projection(width: int, new_width: int) -> nn.Module:

@@ -39,6 +39,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "bottleneck": {
         "identity": "qvae.bottlenecks.identity:Identity",
         "gaussian": "qvae.bottlenecks.gaussian:Gaussian",
+        "gaussian_tc": "qvae.bottlenecks.gaussian_tc:GaussianTC",
+        "gaussian_factor": "qvae.bottlenecks.gaussian_factor:GaussianFactor",
         "vq": "qvae.bottlenecks.vq:VQ",
         "vq_ema": "qvae.bottlenecks.vq_ema:VQEMA",
         "vq_cosine": "qvae.bottlenecks.vq_cosine:VQCosine",
@@ -62,7 +64,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "likelihood": {
         "gaussian": "qvae.likelihoods:Gaussian",
+        "laplace": "qvae.likelihoods:Laplace",
         "bernoulli": "qvae.likelihoods:Bernoulli",
+        "continuous_bernoulli": "qvae.likelihoods:ContinuousBernoulli",
         "discretized_logistic": "qvae.likelihoods:DiscretizedLogistic",
         "categorical": "qvae.likelihoods:Categorical",
     },

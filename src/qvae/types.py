@@ -34,6 +34,8 @@ class Latent:
     """Training aids only, already weighted, nats per sample."""
     codes: Int[Tensor, "B *G K"] | None = None
     """Integers on the grid; None for a continuous bottleneck."""
+    kl: Float[Tensor, "B D"] | None = None
+    """The rate by coordinate, summed over the grid, where it falls apart like that."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """Detached scalars: each named loss term, usage, perplexity."""
 
@@ -43,7 +45,8 @@ class Loss:
     """What every trainable model returns from ``forward``: the objective and its parts."""
 
     total: Float[Tensor, ""]
-    """Mean over the batch of ``nll + beta * rate + penalty``; the only tensor with a gradient."""
+    """Mean over the batch of ``nll + price(rate) + penalty``, the price ``beta * rate`` unless the
+    rung has another; the only tensor with a gradient."""
     nll: Float[Tensor, " B"]
     """-log p(x|z), nats per sample."""
     rate: Float[Tensor, " B"]
@@ -60,12 +63,15 @@ class Batch:
 
     ``x`` is data ``[B, C, *S]`` for an autoencoder, tokens ``[B, N]`` for a prior. A row of
     ``cond`` holds one raw number per condition of the :class:`DataSpec`, in its order; NaN means
-    "not told". ``ids`` are the samples' positions in their split.
+    "not told". ``ids`` are the samples' positions in their split. ``step`` counts optimizer steps
+    from 0 and is None outside training: what a schedule weighs is a function of it, so there is no
+    schedule to save.
     """
 
     x: Shaped[Tensor, "B *rest"]
     cond: Float[Tensor, "B M"] | None = None
     ids: Int[Tensor, " B"] | None = None
+    step: Int[Tensor, ""] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -76,6 +82,7 @@ class Batch:
             x=self.x.to(device),
             cond=None if self.cond is None else self.cond.to(device),
             ids=None if self.ids is None else self.ids.to(device),
+            step=self.step,
         )
 
 

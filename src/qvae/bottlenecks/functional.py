@@ -5,7 +5,14 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "broadcast_from_main", "in_backward", "sum_per_sample"]
+__all__ = [
+    "all_reduce_sum",
+    "broadcast_from_main",
+    "in_backward",
+    "scatter_rows",
+    "select_rows",
+    "sum_per_sample",
+]
 
 
 def sum_per_sample(
@@ -15,6 +22,22 @@ def sum_per_sample(
     if mask is not None:
         values = torch.where(mask, values, torch.zeros_like(values))
     return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def select_rows(
+    values: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None = None
+) -> Float[Tensor, "N D"]:
+    """Take the vectors of the unmasked cells, one row each."""
+    return values.flatten(0, -2) if mask is None else values[mask]
+
+
+def scatter_rows(
+    rows: Float[Tensor, " N"], shape: tuple[int, ...], mask: Bool[Tensor, "B *G"] | None = None
+) -> Float[Tensor, "B *G"]:
+    """Undo :func:`select_rows` for one number a row; masked cells get 0."""
+    if mask is None:
+        return rows.view(shape)
+    return rows.new_zeros(shape).masked_scatter(mask, rows)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

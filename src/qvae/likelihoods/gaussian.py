@@ -21,7 +21,10 @@ class Gaussian(Likelihood):
     does not depend on the batch around it; ``nll`` is then (num_dims / 2) log MSE plus constants,
     a profile likelihood and not a density, as sigma has seen x.
 
-    A density has no bits/dim: on 8-bit pixels it can be made as high as one likes.
+    With a given sigma the nll is the squared error of the textbook autoencoder, divided by
+    2 sigma^2, plus a constant: minimising the MSE is this likelihood with a fixed width, and the
+    choice of the width is the choice of the KL's weight. A density has no bits/dim: on 8-bit pixels
+    it can be made as high as one likes.
 
     Shapes: params [B C *S], x [B C *S]; num_params(C) = C.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
+from qvae.bottlenecks.gaussian import Gaussian
 from qvae.data.clock_times import split_of
 from qvae.data.clocks import Clocks, clock_hours
 from qvae.errors import UsageError
@@ -27,6 +28,7 @@ from qvae.metrics.clock_score import (
 from qvae.metrics.reconstruction import psnr
 from qvae.priors.base import Prior
 from qvae.runs.loading import Run, open_run
+from qvae.runs.sampling import sample_latents
 from qvae.tokenizer import Tokenizer
 
 __all__ = ["draw_times", "evaluate", "score_reconstructions", "table", "to_pixels"]
@@ -46,19 +48,29 @@ def draw_times(
     """Draw one clock a time; drawing i depends on the model, its time and (seed, i) alone.
 
     Args:
-        run: a prior run whose condition is the clocks' time.
+        run: a prior run whose condition is the clocks' time, or a VAE that is told the time.
         minutes: ``[B]`` minutes after twelve.
         seed: of the samples, >= 0.
         mirror: ask for the time under which a mirrored training set files the clock.
         **settings: of the sampler; what is not named comes from the run's recipe.
 
     Raises:
-        UsageError: the run is no prior run on clocks.
+        UsageError: the run is neither.
     """
-    if not isinstance(run.model, Prior) or [c.name for c in run.conditions] != ["time"]:
-        raise UsageError(f"{run.path}: needs a prior trained on the tokens of clocks")
+    model = run.model
+    is_vae = isinstance(model, Autoencoder) and isinstance(model.bottleneck, Gaussian)
+    is_told = [c.name for c in run.conditions] == ["time"] and (
+        isinstance(model, Prior) or (is_vae and model.conditioner is not None)
+    )
+    if not is_told:
+        raise UsageError(
+            f"{run.path}: needs a prior trained on the tokens of clocks, or a VAE told their time"
+        )
     options = {**(run.recipe.sample if run.recipe else {}), **settings}
     cond = clock_hours(minutes, mirror=mirror).to(run.device)
+    if isinstance(model, Autoencoder):
+        return to_pixels(sample_latents(model, len(cond), cond, seed=seed, **options))
+    assert isinstance(run.model, Prior)
     tokens = run.model.sample(len(cond), cond, seed=seed, **options)
     return to_pixels(run.require_tokenizer().decode(tokens, cond))
 
@@ -66,14 +78,14 @@ def draw_times(
 def evaluate(
     path: str | Path, *, seed: int = 0, device: str = "cpu", mirror: bool = False
 ) -> dict[str, Any]:
-    """Score a prior run on clocks by the protocol.
+    """Score a prior run, or a VAE told the time, on clocks by the protocol.
 
     Returns:
         ``samples``: a row a split of the held-out plan; ``style_variance_ratio``; and what the
-        tokenizer under the prior does to real clocks: ``reconstructions``.
+        tokenizer under the prior, or the VAE, does to real clocks: ``reconstructions``.
 
     Raises:
-        UsageError: the run is no prior run on clocks.
+        UsageError: the run is neither.
         FormatError: a damaged run folder.
     """
     run = open_run(path, device=device)
@@ -90,12 +102,15 @@ def evaluate(
         },
         "samples": score_clocks(drawn, minutes, split_of(minutes)),
         "style_variance_ratio": style_variance_ratio(drawn, to_pixels(real.x)),
-        "reconstructions": score_reconstructions(run.require_tokenizer(), mirror=mirror),
+        "reconstructions": score_reconstructions(run.tokenizer or run.model, mirror=mirror),
     }
 
 
-def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict[str, Any]:
-    """Score what comes back from a tokenizer for the test clocks, whose styles it never saw.
+@torch.no_grad()
+def score_reconstructions(
+    coder: Tokenizer | Autoencoder | Prior, *, mirror: bool = False
+) -> dict[str, Any]:
+    """Score what comes back from a coder for the test clocks, whose styles it never saw.
 
     ``time_swap`` is there when the decoder is told the time: encode a clock at one time, decode
     its codes at another, and read the other.
@@ -103,13 +118,10 @@ def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict
     minutes = np.tile(np.arange(_NUM_TIMES), _NUM_STYLES)
     batch = Clocks(mirror=mirror).test().batch(np.arange(len(minutes)))
     assert batch.cond is not None, "clocks have a time"
-    tokens = torch.cat(
-        [
-            tokenizer.encode(x, cond)
-            for x, cond in zip(batch.x.split(_BATCH), batch.cond.split(_BATCH), strict=True)
-        ]
-    )
-    recon = tokenizer.decode(tokens, batch.cond)
+    assert not isinstance(coder, Prior), "a prior run has a tokenizer"
+    pairs = zip(batch.x.split(_BATCH), batch.cond.split(_BATCH), strict=True)
+    codes = torch.cat([_encode(coder, x, cond) for x, cond in pairs])
+    recon = _decode(coder, codes, batch.cond)
     pixels, source = to_pixels(recon), to_pixels(batch.x)
     reading = read_clocks(pixels)
     scores: dict[str, Any] = {
@@ -119,11 +131,25 @@ def score_reconstructions(tokenizer: Tokenizer, *, mirror: bool = False) -> dict
         "hand_colour_error": hand_colour_error(reading, read_clocks(source)),
         "times": score_reading(reading, minutes, split_of(minutes)),
     }
-    if isinstance(tokenizer.model, Autoencoder) and tokenizer.model.conditioner is not None:
+    if (coder.model if isinstance(coder, Tokenizer) else coder).conditioner is not None:
         other = (minutes * 7 + 131) % _NUM_TIMES  # a permutation of the times
-        swapped = tokenizer.decode(tokens, clock_hours(other, mirror=mirror))
+        swapped = _decode(coder, codes, clock_hours(other, mirror=mirror))
         scores["time_swap"] = score_clocks(to_pixels(swapped), other, split_of(other))
     return scores
+
+
+def _encode(coder: Tokenizer | Autoencoder, x: Tensor, cond: Tensor) -> Tensor:
+    """Return tokens, or the most likely z."""
+    if isinstance(coder, Tokenizer):
+        return coder.encode(x, cond)
+    return coder.bottleneck.mode(coder.embed(x, cond))
+
+
+def _decode(coder: Tokenizer | Autoencoder, codes: Tensor, cond: Tensor) -> Tensor:
+    if isinstance(coder, Tokenizer):
+        return coder.decode(codes, cond)
+    pairs = zip(codes.split(_BATCH), cond.split(_BATCH), strict=True)
+    return torch.cat([coder.likelihood.mean(coder.decode(z, c).float()) for z, c in pairs])
 
 
 def table(report: Mapping[str, Any]) -> str:

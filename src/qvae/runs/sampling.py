@@ -1,4 +1,4 @@
-"""Make new data with a run: by its prior, by the normal of a VAE, or by counting codes."""
+"""Make new data with a run: by its prior, by the prior of a VAE's z, or by counting codes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from qvae.runs.loading import Run, open_run_data
 from qvae.runs.tokens import batches_of
 from qvae.tokenizer import Tokenizer
 
-__all__ = ["count_codes", "sample_run"]
+__all__ = ["count_codes", "sample_latents", "sample_run"]
 
 _BATCH = 256
 _COUNTED = 4096
@@ -38,8 +38,9 @@ def sample_run(
     """Draw samples; sample i depends on the model, the conditions, the settings and (seed, i).
 
     Args:
-        run: a prior run, or an autoencoder's. A Gaussian bottleneck is sampled from N(0, 1); a
-            quantizer without a prior from the frequencies of its codes on the training data.
+        run: a prior run, or an autoencoder's. A Gaussian bottleneck is sampled from its prior,
+            N(0, 1) or a learned one; a quantizer without a prior from the frequencies of its
+            codes on the training data.
         num: how many, >= 1.
         cond: what to tell the model, such as ``{"time": "4:20"}``.
         seed: >= 0.
@@ -61,7 +62,7 @@ def sample_run(
         prior = _unigram(run, run.tokenizer, tell)
         return _by_prior(prior, run.tokenizer, num, rows, seed=seed, **options)
     if isinstance(run.model.bottleneck, Gaussian):
-        return _by_normal(run.model, num, rows, seed=seed, **options)
+        return sample_latents(run.model, num, rows, seed=seed, **options)
     raise UsageError(
         f"{run.path}: its bottleneck has no distribution to draw from; train a VAE (gaussian) or "
         "a quantizer and a prior"
@@ -91,19 +92,34 @@ def _by_prior(
     return tokenizer.decode(prior.sample(num, cond, **options), cond).cpu()
 
 
-def _by_normal(
+@torch.no_grad()
+def sample_latents(
     model: Autoencoder,
     num: int,
-    cond: Tensor | None,
+    cond: Float[Tensor, "B M"] | None = None,
     *,
-    seed: int,
+    seed: int = 0,
     temperature: float = 1.0,
     **options: Any,
-) -> Tensor:
+) -> Float[Tensor, "B *CS"]:
+    """Draw z from the prior of a Gaussian bottleneck and decode it; sample i follows (seed, i).
+
+    Args:
+        model: with a Gaussian bottleneck.
+        num: how many.
+        cond: a row of raw numbers for each sample.
+        seed: >= 0.
+        temperature: factor on the noise, >= 0.
+        **options: settings of other samplers, refused unless they change nothing.
+
+    Raises:
+        UsageError: a setting that z's prior does not have.
+    """
+    assert isinstance(model.bottleneck, Gaussian)
     for name, value in options.items():
         if value is not None and (name, value) != ("guidance", 1.0):
-            raise UsageError(f"{name}={value}: the normal of a VAE has no such setting")
-    shape = (*model.grid, model.bottleneck.out_dim)
+            raise UsageError(f"{name}={value}: the prior of z has no such setting")
+    shape = (2, *model.grid, model.bottleneck.out_dim)
     device = next(model.parameters()).device
     parts = []
     for start in range(0, num, _BATCH):
@@ -111,7 +127,9 @@ def _by_normal(
         noise = np.stack(
             [np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in part]
         )
-        z = torch.from_numpy(noise).to(device) * temperature
+        blocks = torch.from_numpy(noise).to(device)
+        blocks[:, 0] *= temperature
+        z = model.bottleneck.from_noise(blocks)
         told = None if cond is None else cond[part.start : part.stop]
         parts.append(model.likelihood.mean(model.decode(z, told).float()).cpu())
     return torch.cat(parts)

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
+from qvae.bottlenecks.gaussian import Gaussian
 from qvae.bottlenecks.identity import Identity
 from qvae.data.base import DataModule
 from qvae.data.tokens import TokenData
 from qvae.errors import UsageError
 from qvae.metrics.codebook import CodebookUsage
 from qvae.metrics.frechet import FeatureStatistics, RandomConvFeatures, frechet_distance
+from qvae.metrics.posterior import PosteriorStatistics
 from qvae.metrics.reconstruction import psnr, ssim
 from qvae.priors.base import Prior
 from qvae.priors.unigram import fit_unigram
@@ -34,7 +36,8 @@ def evaluate_run(run: Run, data: DataModule, *, seed: int = 0) -> dict[str, dict
     """Score a run on the test split.
 
     An autoencoder: PSNR, SSIM and Frechet distance of the reconstructions; nll, rate and, where
-    the likelihood is discrete, bits per dimension; usage, perplexity and bits of the codes. A
+    the likelihood is discrete, bits per dimension; usage, perplexity and bits of the codes; of a
+    VAE active units, KL by coordinate, and the rate as mutual information and marginal KL. A
     prior: bits per token beside those of the unigram and of the uniform prior, and the Frechet
     distance of samples from the decoded test tokens.
 
@@ -78,13 +81,17 @@ def _score_autoencoder(
     frechet = _Frechet(data.spec.shape)
     bottleneck = model.bottleneck
     codes = CodebookUsage(bottleneck.codebook_sizes) if isinstance(bottleneck, Quantizer) else None
+    posteriors = PosteriorStatistics()
     has_ssim = len(data.spec.shape) > 1 and min(data.spec.shape[1:]) >= _SSIM_WINDOW
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for batch in batches_of(data.test(), label="eval"):
             batch = batch.to(device)
-            latent = model.encode(batch.x, batch.cond)
+            z_e = model.embed(batch.x, batch.cond)
+            latent = bottleneck(z_e)
+            if isinstance(bottleneck, Gaussian) and latent.kl is not None:
+                posteriors.update(latent.z, *bottleneck.posterior(z_e), kl=latent.kl)
             nll = model.likelihood.nll(model.decode(latent.z, batch.cond).float(), batch.x)
             recon = model.reconstruct(batch.x, batch.cond)
             if data.spec.levels is not None:
@@ -111,6 +118,8 @@ def _score_autoencoder(
         scores["bits"] = means.row("rate", "bits/sample, KL", scale=1 / math.log(2))
     scores["nll"] = means.row("nll", "nats/sample")
     scores["rate"] = means.row("rate", "nats/sample")
+    if isinstance(bottleneck, Gaussian):
+        scores |= _posterior_rows(posteriors, means.sums["rate"] / means.num)
     # A plain autoencoder's rate is 0 by definition, and a likelihood over other values than the
     # data's is no probability of it: neither bounds any bits.
     is_code = model.likelihood.is_discrete and model.likelihood.levels == data.spec.levels
@@ -119,6 +128,20 @@ def _score_autoencoder(
         scale = 1 / (math.log(2) * data.spec.num_dims)
         scores["bits_per_dim"] = means.row("bound", "bits/dim, (nll + rate)", scale=scale)
     return scores | frechet.rows("reconstructions")
+
+
+def _posterior_rows(posteriors: PosteriorStatistics, rate: float) -> dict[str, dict[str, Any]]:
+    """Tell a collapsed posterior from one that carries the data."""
+    found = posteriors.result()
+    of = f"of {found.num_units} latents, variance of the posterior mean > .01"
+    information = f"nats/sample, I(x; z), at most log N = {math.log(found.num):.2f}"
+    marginal = "nats/sample, KL(q(z) || p(z)), the rest of the rate"
+    return {
+        "active_units": _row(found.active_units, of, found.num),
+        "mutual_information": _row(found.mutual_information, information, found.num),
+        "marginal_kl": _row(rate - found.mutual_information, marginal, found.num),
+        "kl_by_dim": _row(found.kl, "nats/sample, each latent", found.num),
+    }
 
 
 def _score_prior(run: Run, prior: Prior, data: TokenData, *, seed: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def evaluate(
                 continue
             mine %= len(starts)  # one that has no batch at all still needs the metrics' names
             batch = split.batch(indices[starts[mine] : starts[mine] + size])
-            torch.manual_seed(noise_seed(settings.seed, "evaluate", mine))
+            engine.seed(noise_seed(settings.seed, "evaluate", mine))
             with engine.autocast():
                 loss = model(place(batch, engine))
             for name, value in loss_values(loss).items():

@@ -96,8 +96,8 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in self._names:
+            parameter.grad = None
 
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient."""
@@ -156,6 +156,8 @@ def build_optimizers(
     else:
         decayed = [parameters[name] for name in groups.decayed]
     plain = [parameters[name] for name in groups.plain]
+    if not settings.weight_decay:  # one group is one call a step
+        decayed, plain = decayed + plain, []
     if not muon + decayed + plain:
         raise ValueError("model: has no parameter that requires a gradient")
     found: list[Optimizer] = []

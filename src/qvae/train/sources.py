@@ -94,7 +94,7 @@ class SplitFeed:
     def batch(self, step: int) -> Batch:
         """Return this process's share of a step's batch."""
         if self._pool is None:
-            torch.manual_seed(noise_seed(self._settings.seed, "read", step, self._engine.rank))
+            self._engine.seed(noise_seed(self._settings.seed, "read", step, self._engine.rank))
             return self._read(step)
         ahead, self._ahead = self._ahead, None
         batch = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
@@ -120,7 +120,11 @@ class SplitFeed:
         )
 
     def _read(self, step: int) -> Batch:
-        return self._split.batch(self._indices(step)[self._engine.rank :: self._engine.world])
+        mine = self._indices(step)[self._engine.rank :: self._engine.world]
+        if not getattr(self._split, "redraws", False):
+            return self._split.batch(mine)
+        key = noise_seed(self._settings.seed, "data", step, self._engine.rank)
+        return self._split.batch(mine, draw=key)  # type: ignore[call-arg]
 
 
 class StreamFeed:

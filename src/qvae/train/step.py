@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,6 +97,7 @@ class Stepper:
         self.optimizers = optimizers
         self.average = average
         self.clip = ClipState()
+        self._parameters = list(model.parameters())
         self.num_updates = 0
         forward: Any = torch.compile(model, dynamic=False) if settings.compile else model
         self._wrapped = engine.wrap(forward)
@@ -119,7 +120,7 @@ class Stepper:
         before = [buffer.clone() for buffer in self._volatile]
         self.optimizers.zero_grad()
         values = self.engine.mean(self._backward(step, micro_batches))
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         values["grad_norm"] = norm
         if not self.engine.all_true(math.isfinite(values["loss"]) and math.isfinite(norm)):
@@ -137,10 +138,10 @@ class Stepper:
         for micro, batch in enumerate(micro_batches):
             share = len(batch) / num_samples
             is_last = micro == len(micro_batches) - 1
-            torch.manual_seed(noise_seed(self.settings.seed, "step", step, micro, engine.rank))
+            engine.seed(noise_seed(self.settings.seed, "step", step, micro, engine.rank))
             with engine.no_sync(self._wrapped, is_last=is_last):
                 with engine.autocast():
-                    loss = self._wrapped(batch)
+                    loss = self._wrapped(replace(batch, step=torch.tensor(step)))
                 (loss.total.float() * share).backward()
             for name, value in loss_values(loss).items():
                 sums[name] = sums.get(name, 0.0) + share * value
@@ -152,7 +153,7 @@ class Stepper:
         if norm > limit:
             torch._foreach_mul_(gradients, limit / norm)
         self.optimizers.step(settings.lr_at(step))
-        torch.manual_seed(noise_seed(settings.seed, "commit", step))  # the same on every process
+        self.engine.seed(noise_seed(settings.seed, "commit", step))  # the same on every process
         with torch.no_grad():
             call_hook(self.model, "after_step")
         self.engine.share(self._volatile)

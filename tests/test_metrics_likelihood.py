@@ -1,0 +1,181 @@
+"""log p(x): a linear-Gaussian VAE, whose log p(x) is known, is the oracle of every estimator."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from qvae.autoencoder import build_autoencoder
+from qvae.data.base import ArraySplit
+from qvae.errors import UsageError
+from qvae.metrics.hmc import hmc_draws
+from qvae.metrics.likelihood import ImportanceStream
+from qvae.metrics.posterior import PosteriorStatistics
+from qvae.runs.likelihood import estimate_likelihood, score_hmc, score_likelihood
+from qvae.types import DataSpec
+
+SIGMA = 0.4
+
+
+def linear_vae(**bottleneck):
+    """Probabilistic PCA with an encoder that is near the posterior, and not on it."""
+    torch.manual_seed(0)
+    model = build_autoencoder(
+        {
+            "encoder": {"name": "mlp", "hidden": [], "latent_dim": 4},
+            "bottleneck": {"name": "gaussian", "dim": 2, **bottleneck},
+            "decoder": {"name": "mlp", "hidden": [], "latent_dim": 2},
+            "likelihood": {"name": "gaussian", "sigma": SIGMA},
+        },
+        DataSpec(shape=(1, 5)),
+    ).eval()
+    with torch.no_grad():
+        loading, shift = decoder_of(model)
+        cov = torch.linalg.inv(torch.eye(2) + loading.T @ loading / SIGMA**2)
+        layer = model.encoder.layers[0]
+        layer.weight[:2] = cov @ loading.T / SIGMA**2 + 0.05
+        layer.bias[:2] = -(cov @ loading.T / SIGMA**2) @ shift
+        layer.weight[2:] = 0
+        layer.bias[2:] = cov.diagonal().log() + 0.3
+    return model
+
+
+def decoder_of(model):
+    with torch.no_grad():
+        shift = model.decode(torch.zeros(1, 2)).flatten()
+        return (model.decode(torch.eye(2)).flatten(1) - shift).T, shift
+
+
+def data_and_truth(model, num=40):
+    loading, shift = decoder_of(model)
+    x = torch.randn(num, 2) @ loading.T + shift + SIGMA * torch.randn(num, 5)
+    marginal = torch.distributions.MultivariateNormal(
+        shift, loading @ loading.T + SIGMA**2 * torch.eye(5)
+    )
+    return x.view(num, 1, 5), marginal.log_prob(x)
+
+
+def test_every_estimator_agrees_with_the_closed_form():
+    model = linear_vae()
+    x, truth = data_and_truth(model)
+    split = ArraySplit(x.numpy())
+    rows = score_likelihood(model, split, num_draws=2000)
+    rows |= score_hmc(model, split, num_draws=60, burn_in=60)
+    expected = -truth.mean().item()
+    for name in ("nll_importance", "nll_hmc"):
+        row = rows[name]
+        assert abs(row["value"] - expected) < 4 * row["draws_error"], name
+        assert row["draws_error"] < 0.01
+        assert row["error"] == pytest.approx(truth.std().item() / 40**0.5, rel=0.02)
+        assert row["n"] == 40
+    elbo, bound = rows["nll_elbo"], rows["nll_iwae_50"]
+    assert elbo["value"] > bound["value"] + 4 * elbo["draws_error"]
+    assert bound["value"] > expected
+
+
+def test_the_elbo_is_log_p_less_the_kl_to_the_posterior():
+    model = linear_vae()
+    x, truth = data_and_truth(model)
+    loading, shift = decoder_of(model)
+    cov = torch.linalg.inv(torch.eye(2) + loading.T @ loading / SIGMA**2)
+    exact = torch.distributions.MultivariateNormal(
+        (x[:, 0] - shift) @ loading @ cov / SIGMA**2, cov
+    )
+    with torch.no_grad():
+        mean, log_var = model.bottleneck.posterior(model.embed(x))
+        stream = estimate_likelihood(model, x, num_draws=4000)
+    ours = torch.distributions.MultivariateNormal(mean, log_var.exp().diag_embed())
+    gap = torch.distributions.kl_divergence(ours, exact)
+    elbo = stream.elbo()
+    assert ((elbo.value - (truth - gap)).abs() < 5 * elbo.error).all()
+    log_p = stream.log_p()
+    assert ((log_p.value - truth).abs() < 5 * log_p.error).all()
+
+
+def test_a_learned_prior_is_what_the_weights_ask():
+    """At its start the learned prior is a known mixture in each coordinate, so p(x) changes."""
+    model = linear_vae(prior="autoregressive", prior_hidden=8)
+    x, _ = data_and_truth(model, 10)
+    rows = score_likelihood(model, ArraySplit(x.numpy()), num_draws=3000)
+    bells = torch.linspace(-1, 1, 8).double()
+    grid = torch.linspace(-6, 6, 241).double()
+    density = torch.exp(-0.5 * (grid[:, None] - bells).square()).mean(1) / math.sqrt(2 * math.pi)
+    z = torch.cartesian_prod(grid, grid)
+    weight = (density[:, None] * density).flatten() * (grid[1] - grid[0]) ** 2
+    assert weight.sum().item() == pytest.approx(1, abs=1e-4)
+    with torch.no_grad():
+        params = model.decode(z.float())
+        log_p = [
+            (weight.log() - model.likelihood.nll(params, row.expand(len(z), 1, 5)).double())
+            .logsumexp(0)
+            .item()
+            for row in x
+        ]
+    row = rows["nll_importance"]
+    assert abs(row["value"] + np.mean(log_p)) < 4 * row["draws_error"] + 1e-3
+
+
+def test_chunks_do_not_change_what_a_stream_says():
+    weights = 30 * torch.randn(60, 7)
+    whole, parts = ImportanceStream(7), ImportanceStream(7)
+    whole.update(weights)
+    for part in weights.split(20):
+        parts.update(part)
+    for name in ("elbo", "log_p"):
+        one, many = getattr(whole, name)(), getattr(parts, name)()
+        torch.testing.assert_close(one.value, many.value)
+        torch.testing.assert_close(one.error, many.error)
+    brute = torch.logsumexp(weights.double(), 0) - math.log(60)
+    torch.testing.assert_close(parts.log_p().value, brute)
+    by_chunk = weights.double().view(3, 20, 7).logsumexp(1) - math.log(20)
+    torch.testing.assert_close(parts.bound().value, by_chunk.mean(0))
+
+
+def test_hmc_draws_from_a_correlated_normal():
+    cov = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    target = torch.distributions.MultivariateNormal(torch.tensor([1.0, -2.0]), cov)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.zeros(100, 2)
+    drawn = hmc_draws(target.log_prob, start, num_draws=100, burn_in=60, generator=generator)
+    flat = drawn.flatten(0, 1)
+    torch.testing.assert_close(flat.mean(0), target.mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(flat.T.cov(), cov, atol=0.15, rtol=0)
+
+
+def test_what_has_no_density_is_refused():
+    model = linear_vae()
+    x = ArraySplit(np.zeros((2, 1, 5), dtype=np.float32))
+    with pytest.raises(UsageError, match="likelihood=1: needs at least 2"):
+        score_likelihood(model, x, num_draws=1)
+    config = dict(model.config)
+    for change, rule in [
+        ({"bottleneck": {"name": "identity", "dim": 2}}, "Identity has no density"),
+        ({"likelihood": {"name": "gaussian", "sigma": "optimal"}}, "sigma=optimal has seen x"),
+    ]:
+        other = build_autoencoder({**config, **change}, model.spec)
+        with pytest.raises(UsageError, match=rule):
+            score_likelihood(other, x, num_draws=10)
+    wide = {"bottleneck": {"name": "gaussian", "dim": 9}}
+    with pytest.raises(UsageError, match="9 latents"):
+        score_hmc(build_autoencoder({**config, **wide}, model.spec), x)
+
+
+def test_active_units_and_the_two_parts_of_the_rate():
+    """q(z) of many narrow posteriors around N(0, 1) - v is N(0, 1): all the rate is information."""
+    torch.manual_seed(0)
+    num, variance = 3000, 0.1
+    mean = torch.randn(num, 2) * torch.tensor([math.sqrt(1 - variance), 0.0])
+    log_var = torch.tensor([math.log(variance), 0.0]).expand(num, 2)
+    z = mean + (0.5 * log_var).exp() * torch.randn(num, 2)
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
+    statistics = PosteriorStatistics()
+    for part in range(0, num, 1000):
+        rows = slice(part, part + 1000)
+        statistics.update(z[rows], mean[rows], log_var[rows], kl=kl[rows])
+    found = statistics.result()
+    assert found.active_units == 1 and found.num_units == 2 and found.num == num
+    np.testing.assert_allclose(found.kl, kl.mean(0), rtol=1e-4)
+    exact = -0.5 * math.log(variance)
+    assert found.mutual_information == pytest.approx(exact, abs=0.05)
+    assert sum(found.kl) - found.mutual_information == pytest.approx(0, abs=0.06)

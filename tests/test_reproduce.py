@@ -1,0 +1,169 @@
+"""Papers' tables as commands: run whole in small, go on where they stopped, refuse what differs."""
+
+import json
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvae.cli.main import main
+from qvae.errors import UsageError
+from qvae.reports import reproduce
+from qvae.reports.reproduce import Findings, Published, Row, reproduce_paper, table
+from qvae.runs import likelihood
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    x = np.random.default_rng(0).integers(0, 256, (300, 4, 4), dtype=np.uint8)
+    np.save(folder / "x.npy", x)
+    return str(folder / "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("paper", "rows"),
+    [
+        ("aevb", ["Nz=3", "Nz=20", "Nz=3, 100 units: log p(x)"]),
+        ("iwae", ["VAE, dynamic", "IWAE k=5, dynamic"]),
+    ],
+)
+def test_a_paper_in_small_prints_its_table_and_is_not_done_twice(
+    paper, rows, pictures, tmp_path, capsys, monkeypatch
+):
+    words = ["reproduce", paper, "--data", pictures, "--run", str(tmp_path / "r"), "--quick"]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in report["rows"]] == rows
+    assert report["protocol"]["quick"] is True and report["protocol"]["seed"] == 0
+    text = (tmp_path / "r" / "table.md").read_text()
+    assert "from memory, not verified" in text and "MNIST 60k" in text
+    assert text.strip() == report["table"].strip()
+    again = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert again["rows"] == report["rows"]
+
+    def never(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(reproduce, "train_recipe", never)
+    assert main(words) == 0
+    assert text.strip() == capsys.readouterr().out.strip()
+
+
+def test_other_words_in_the_same_folder_are_refused(pictures, tmp_path):
+    with pytest.raises(UsageError, match="'aevd': no such paper, did you mean aevb"):
+        reproduce_paper("aevd", tmp_path / "a")
+    with pytest.raises(UsageError, match="--data: this paper needs pictures"):
+        reproduce_paper("iwae", tmp_path / "b", is_quick=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "study.json").write_text('{"paper": "iwae", "seed": 0}')
+    with pytest.raises(UsageError, match="holds a study with paper='iwae'"):
+        reproduce_paper("aevb", tmp_path / "c", data=pictures)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds files that are no study"):
+        reproduce_paper("aevb", tmp_path / "d", data=pictures)
+
+
+def test_a_published_value_says_how_it_is_known():
+    rows = [
+        Row(name="a", ours={"x": 1.0}, published=Published(value=2.5, source="paper")),
+        Row(name="b", ours={"y": 3.0}, published=Published(value=4.0, source="second-hand")),
+        Row(name="c", ours={"x": 5.0}),
+    ]
+    text = table(Findings(title="T", protocol={}, rows=rows, checks={"so it is": False}))
+    assert "| a | 1.00 |  | 2.5 |" in text
+    assert "| b |  | 3.00 | 4 (read in a text that quotes the paper) |" in text
+    assert "| c | 5.00 |  | none known |" in text
+    assert "- NO: so it is" in text
+
+
+def test_eval_prints_log_p_with_both_errors_and_what_the_latents_carry(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    short = partial(likelihood.score_hmc, num_draws=4, burn_in=4)
+    monkeypatch.setattr(likelihood, "score_hmc", short)
+    run = str(tmp_path / "run")
+    few = ["--train.steps", "20", "--train.eval_every", "20"]
+    sizes = ["--bottleneck.dim", "3", "--encoder.latent_dim", "6", "--decoder.latent_dim", "3"]
+    assert main(["train", "aevb", "--data", pictures, "--run", run, *few, *sizes]) == 0
+    capsys.readouterr()
+    assert main(["eval", run, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert len(scores["kl_by_dim"]["value"]) == 3
+    assert sum(scores["kl_by_dim"]["value"]) == pytest.approx(scores["rate"]["value"], rel=1e-4)
+    parts = scores["mutual_information"]["value"] + scores["marginal_kl"]["value"]
+    assert parts == pytest.approx(scores["rate"]["value"], rel=1e-6)
+    assert 0 <= scores["active_units"]["value"] <= 3
+    assert main(["eval", run, "--likelihood", "100", "--hmc", "--most", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == ["nll_elbo", "nll_iwae_50", "nll_importance", "nll_hmc"]
+    assert all(re.search(r"\+- \S+ \(data\) \+- \S+ \(draws\)", line) for line in lines)
+    assert main(["eval", run, "--most", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "rule"),
+    [
+        (["--bottleneck.dim", "0"], 2, "dim=0"),
+        (["--encoder.latent_dim", "0"], 2, "latent_dim=0"),
+        (["--cond", "colour", "--model.conditional", "true"], 3, "colour"),
+        (["--model.num_samples", "0"], 2, "num_samples=0"),
+        (["--likelihood", "poisson"], 2, "poisson"),
+    ],
+)
+def test_a_bad_argument_is_named_before_training_starts(
+    words, code, rule, pictures, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    assert main(["train", "aevb", "--data", pictures, "--run", str(run), *words]) == code
+    assert rule in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda x: np.full_like(x, 0.5), "every value is 0.5"),
+        (lambda x: np.where(x > 0.99, np.nan, x), "NaN"),
+        (lambda x: 255 * x, r"floats need \[0, 1\]"),
+    ],
+)
+def test_bad_data_is_named_before_training_starts(make, rule, tmp_path, capsys):
+    x = np.random.default_rng(0).random((40, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "bad.npy", make(x))
+    run = tmp_path / "run"
+    words = ["train", "aevb", "--data", str(tmp_path / "bad.npy"), "--run", str(run)]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert "bad.npy" in error and re.search(rule, error)
+    assert not run.exists()
+
+
+def test_a_folder_of_equal_black_pictures_is_refused(tmp_path, capsys):
+    for i in range(4):
+        Image.new("L", (4, 4)).save(tmp_path / f"{i}.png")
+    words = ["train", "aevb", "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and "every value is 0" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_that_training_never_saw_is_refused_at_sampling(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x, label=np.arange(60) % 3)
+    run = str(tmp_path / "run")
+    few = ["--train.steps", "3", "--train.eval_every", "3", "--bottleneck.prior_hidden", "8"]
+    words = ["train", "cvae", "--data", str(tmp_path / "x.npz"), "--cond", "label", "--run", run]
+    assert main([*words, *few]) == 0
+    assert main(["sample", run, "--cond", "label=2", "-n", "2", "-o", str(tmp_path / "o")]) == 0
+    assert len(list((tmp_path / "o").iterdir())) == 2
+    capsys.readouterr()
+    assert main(["sample", run, "--cond", "label=7", "-o", str(tmp_path / "p")]) == 2
+    error = capsys.readouterr().err
+    assert "label" in error and "7" in error and "0, 1, 2" in error
+    assert not (tmp_path / "p").exists()
