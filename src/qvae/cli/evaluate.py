@@ -1,24 +1,53 @@
 """``qvae eval``: the scores of a run on its test data."""
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from qvae.cli.common import Parser, Result, add_common, autocast, parse, prepare
+from qvae.cli.common import (
+    Parser,
+    Result,
+    add_common,
+    autocast,
+    parse,
+    positive,
+    prepare,
+)
 
 __all__ = ["run_eval"]
 
 
 def run_eval(parser: Parser, words: Sequence[str]) -> Result:
-    """Print each score with its unit, N and split; or run the clock protocol."""
+    """Print each score with its unit, N and split; or run one of the protocols."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
     parser.add_argument(
         "--clocks", action="store_true", help="draw the 720 times, read them back, score"
     )
+    parser.add_argument(
+        "--disentanglement",
+        action="store_true",
+        help="hold the codes against the factors of the data, by six metrics",
+    )
+    parser.add_argument(
+        "--points", type=positive, metavar="N", help="points of each of them (default: 10000)"
+    )
+    parser.add_argument(
+        "--probe", metavar="COLUMN", help="tell a column from the codes by logistic regression"
+    )
     add_common(parser, "device", "precision", "threads", "seed")
     args = parse(parser, words)
+    chosen = [
+        name
+        for name in ("clocks", "disentanglement", "probe")
+        if getattr(args, name) not in (None, False)
+    ]
+    if len(chosen) > 1:
+        parser.error(f"--{chosen[0]}, --{chosen[1]}: one at a time")
     if args.clocks and args.data is not None:
         parser.error("--clocks: takes no --data, the protocol has its own times and styles")
+    if args.points is not None and not args.disentanglement:
+        parser.error("--points: goes with --disentanglement")
     device = prepare(args)
     if args.clocks:
         from qvae.reports.clocks import evaluate, table
@@ -26,16 +55,37 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         found = evaluate(args.run, seed=args.seed or 0, device=str(device))
         return Result(data={"run": args.run, "clocks": found}, text=table(found))
     from qvae.runs.loading import open_run, open_run_data
-    from qvae.runs.scores import evaluate_run
 
     run = open_run(args.run, device=device)
+    data = open_run_data(run, args.data)
+    if args.disentanglement:
+        return _disentanglement(run, data, args)
+    if args.probe is not None:
+        return _probe(run, data, args)
+    from qvae.runs.scores import evaluate_run
+
     with autocast(args, device):
-        scores = evaluate_run(run, open_run_data(run, args.data), seed=args.seed or 0)
+        scores = evaluate_run(run, data, seed=args.seed or 0)
     lines = [
         f"{name:<24}{_digits(row['value']):>10}  {row['unit']}  ({row['split']}, N={row['n']})"
         for name, row in scores.items()
     ]
     return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
+
+
+def _disentanglement(run: Any, data: Any, args: argparse.Namespace) -> Result:
+    from qvae.reports.disentanglement import disentanglement_table, evaluate_disentanglement
+
+    scores = evaluate_disentanglement(run, data, points=args.points or 10_000, seed=args.seed or 0)
+    text = disentanglement_table(scores)
+    return Result(data={"run": args.run, "disentanglement": scores}, text=text)
+
+
+def _probe(run: Any, data: Any, args: argparse.Namespace) -> Result:
+    from qvae.reports.probe import probe_run, probe_table
+
+    found = probe_run(run, data, column=args.probe, seed=args.seed or 0)
+    return Result(data={"run": args.run, "probe": found}, text=probe_table(found))
 
 
 def _digits(value: Any) -> str:

@@ -73,8 +73,8 @@ class Shapes2D(DataModule):
     """
 
     spec = DataSpec(shape=(1, SIDE, SIDE), conditions=_conditions(), levels=2)
-    factor_names = FACTORS
-    factor_sizes = SIZES
+    factor_names: tuple[str, ...] = FACTORS
+    factor_sizes: tuple[int, ...] = SIZES
 
     def __init__(self, *, path: str | Path | None = None) -> None:
         self.path = path
