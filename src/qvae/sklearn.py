@@ -12,15 +12,14 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from tqdm import trange
 
 from qvae import autoencoder
-from qvae.data.base import ArraySplit
 from qvae.errors import TrainingStopped
 from qvae.train.average import WeightAverage
 from qvae.train.engine import running_engine
 from qvae.train.optim import build_optimizers
+from qvae.train.order import step_indices
 from qvae.train.settings import TrainSettings
-from qvae.train.sources import open_feed
 from qvae.train.step import Stepper
-from qvae.types import DataSpec
+from qvae.types import Batch, DataSpec
 
 __all__ = ["Autoencoder"]
 
@@ -199,7 +198,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.model_ = model.double().eval()
 
     def _train(self, x: Float[np.ndarray, "N F"], *, steps: int, decay: Any) -> None:
-        scaled = ((x - self._mean) / self._scale).astype(np.float32)
+        table = torch.from_numpy(((x - self._mean) / self._scale).astype(np.float32))
         settings = TrainSettings(
             steps=steps,
             batch_size=min(self.batch_size, len(x)),
@@ -215,7 +214,6 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             torch.random.fork_rng(devices=[]),
             running_engine(device="cpu", precision="float32") as engine,
         ):
-            feed = open_feed(ArraySplit(scaled), settings=settings, engine=engine, start=0)
             optimizers = build_optimizers(
                 model, settings, device=engine.device, precision=engine.precision
             )
@@ -228,11 +226,16 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             )
             try:
                 for step in trange(steps, disable=not self.verbose, desc="fit", unit="step"):
-                    result = stepper.run(step, [feed.batch(step)])
+                    rows = step_indices(
+                        seed=settings.seed,
+                        step=step,
+                        batch_size=settings.batch_size,
+                        num_samples=len(table),
+                    )
+                    result = stepper.run(step, [Batch(x=table[torch.from_numpy(rows)])])
                     if result.is_refused:
                         raise TrainingStopped(f"step {step}: the loss is not finite; lower lr")
             finally:
-                feed.close()
                 stepper.close()
                 self._hold(model)
         self.n_steps_ += steps

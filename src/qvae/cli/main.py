@@ -33,6 +33,7 @@ COMMANDS = {
     "clock": ("clock", "draw a clock that shows the time you ask for"),
     "train": ("train", "train a recipe on your data"),
     "eval": ("evaluate", "score a run on its test data"),
+    "plot": ("plot", "draw what a run has learned"),
     "encode": ("tokens", "turn data into tokens"),
     "decode": ("tokens", "turn tokens back into data"),
     "sample": ("sample", "make new data"),

@@ -21,7 +21,8 @@ _NEIGHBOURS = 5
 _PARTS = ("train", "valid", "test")
 _MOST_CLASSES = 1000
 
-Table = dict[str, np.ndarray]
+Table = dict[str, Any]
+"""Part -> a table: an array, or one-hot codes as a sparse matrix of SciPy."""
 
 
 def probe_run(run: Run, data: DataModule, *, column: str, seed: int = 0) -> dict[str, Any]:
