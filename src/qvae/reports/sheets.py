@@ -4,6 +4,7 @@ import colorsys
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -119,7 +120,14 @@ def save_frames(frames: Sequence[UInt8[np.ndarray, "Y X 3"]], path: Path) -> Non
     first, *rest = [Image.fromarray(frame) for frame in frames]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     kind = {".gif": "GIF", ".webp": "WEBP"}.get(path.suffix, "PNG")
-    film = {"save_all": True, "append_images": rest, "duration": _MILLISECONDS, "loop": 0}
+    film: dict[str, Any] = {
+        "save_all": True,
+        "append_images": rest,
+        "duration": _MILLISECONDS,
+        "loop": 0,
+    }
+    if kind == "WEBP":
+        film["lossless"] = True
     try:
         first.save(temporary, format=kind, **(film if rest else {}))
         os.replace(temporary, path)
