@@ -98,7 +98,7 @@ def nudges(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[st
 
 
 @torch.no_grad()
-def measure(model: Autoencoder, x: Tensor, codes: Tensor, networks: list[Any], name: str) -> Any:
+def measure(model: Autoencoder, x: Tensor, codes: Tensor, networks: list[Any], grid: Path) -> Any:
     """Take all measurements of a model on test pictures; ``codes`` are those of training."""
     generator = torch.Generator().manual_seed(0)
     z = model.bottleneck.mode(model.embed(x))
@@ -109,7 +109,7 @@ def measure(model: Autoencoder, x: Tensor, codes: Tensor, networks: list[Any], n
     samples = {how: decode(model, drawn) for how, drawn in draws.items()}
     recon = decode(model, z)
     rows = torch.cat([made[:30] for made in samples.values()]).unflatten(0, (6, 10))
-    save_frames([sheet(rows)], RESULTS / f"ae_vs_vae_{name.lower()}.png")
+    save_frames([sheet(rows)], grid)
     return {
         "frechet": {
             **{how: distances(networks, x, made) for how, made in samples.items()},
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ae_vs_vae"))
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     networks: list[Any] = [RandomConvFeatures(1)]
     if FASHION_FEATURES.is_dir():
@@ -156,12 +157,13 @@ def main() -> None:
             with torch.no_grad():
                 embedded = [opened.model.embed(part) for part in seen.split(500)]
                 codes = torch.cat([opened.model.bottleneck.mode(part) for part in embedded])
-            found = measure(opened.model, x, codes, networks, name)
+            grid = args.results / f"ae_vs_vae_{name.lower()}.png"
+            found = measure(opened.model, x, codes, networks, grid)
             rows.append({"model": name, "seed": seed, "n": len(x), **found})
             sys.stdout.write(f"{rows[-1]}\n")
     machine = read_json(args.runs / "ae_seed0" / "env.json")
     report = {"data": "Fashion-MNIST, test split", "steps": args.steps, "rows": rows}
-    write_json(RESULTS / "ae_vs_vae.json", {**report, "seconds": seconds, "machine": machine})
+    write_json(args.results / "ae_vs_vae.json", {**report, "seconds": seconds, "machine": machine})
 
 
 if __name__ == "__main__":

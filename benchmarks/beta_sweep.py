@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/beta_sweep"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS / "beta_sweep.json")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     seconds: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
@@ -82,7 +82,10 @@ def main() -> None:
             sys.stdout.write(f"{rows[-1]}\n")
     machine = read_json(args.runs / "beta1_seed0" / "env.json")
     head = {"data": "Fashion-MNIST, test split", "unit": "nats/sample", "steps": args.steps}
-    write_json(args.results, {**head, "rows": rows, "seconds": seconds, "machine": machine})
+    write_json(
+        args.results / "beta_sweep.json",
+        {**head, "rows": rows, "seconds": seconds, "machine": machine},
+    )
     summary(rows)
 
 

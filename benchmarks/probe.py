@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder with the idx files")
     parser.add_argument("--runs", type=Path, default=Path("runs/probe"))
     parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     seconds: dict[str, float] = {}
     report: dict[str, Any] = {"data": "Fashion-MNIST", "steps": args.steps, "models": {}}
@@ -48,7 +49,7 @@ def main() -> None:
         report["models"][title] = found
         sys.stdout.write(f"{title}\n{probe_table(found)}\n")
     machine = read_json(args.runs / "ae" / "env.json")
-    write_json(RESULTS / "probe.json", {**report, "seconds": seconds, "machine": machine})
+    write_json(args.results / "probe.json", {**report, "seconds": seconds, "machine": machine})
 
 
 if __name__ == "__main__":

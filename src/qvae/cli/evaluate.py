@@ -19,6 +19,33 @@ __all__ = ["run_eval"]
 
 def run_eval(parser: Parser, words: Sequence[str]) -> Result:
     """Print each score with its unit, N and split; or run one of the protocols."""
+    args = _parse(parser, words)
+    device = prepare(args)
+    if args.clocks:
+        from qvae.reports.clocks import evaluate, table
+
+        found = evaluate(args.run, seed=args.seed or 0, device=str(device))
+        return Result(data={"run": args.run, "clocks": found}, text=table(found))
+    from qvae.runs.loading import open_run, open_run_data
+
+    run = open_run(args.run, device=device)
+    data = open_run_data(run, args.data)
+    if args.disentanglement:
+        return _disentanglement(run, data, args)
+    if args.probe is not None:
+        return _probe(run, data, args)
+    from qvae.runs.scores import evaluate_run
+
+    with autocast(args, device):
+        scores = evaluate_run(run, data, seed=args.seed or 0)
+    lines = [
+        f"{name:<24}{_digits(row['value']):>10}  {row['unit']}  ({row['split']}, N={row['n']})"
+        for name, row in scores.items()
+    ]
+    return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
     parser.add_argument(
@@ -48,29 +75,7 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         parser.error("--clocks: takes no --data, the protocol has its own times and styles")
     if args.points is not None and not args.disentanglement:
         parser.error("--points: goes with --disentanglement")
-    device = prepare(args)
-    if args.clocks:
-        from qvae.reports.clocks import evaluate, table
-
-        found = evaluate(args.run, seed=args.seed or 0, device=str(device))
-        return Result(data={"run": args.run, "clocks": found}, text=table(found))
-    from qvae.runs.loading import open_run, open_run_data
-
-    run = open_run(args.run, device=device)
-    data = open_run_data(run, args.data)
-    if args.disentanglement:
-        return _disentanglement(run, data, args)
-    if args.probe is not None:
-        return _probe(run, data, args)
-    from qvae.runs.scores import evaluate_run
-
-    with autocast(args, device):
-        scores = evaluate_run(run, data, seed=args.seed or 0)
-    lines = [
-        f"{name:<24}{_digits(row['value']):>10}  {row['unit']}  ({row['split']}, N={row['n']})"
-        for name, row in scores.items()
-    ]
-    return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
+    return args
 
 
 def _disentanglement(run: Any, data: Any, args: argparse.Namespace) -> Result:

@@ -117,10 +117,16 @@ def ica(data: FactorData, *, dim: int = 10, seed: int = 0) -> Represent:
 
     samples = _fit_samples(data, seed)
     first = PCA(dim, svd_solver="randomized", random_state=seed).fit(samples)
-    second = FastICA(dim, random_state=seed, max_iter=1000, tol=1e-3).fit(first.transform(samples))
-    return _in_batches(
-        lambda rows: second.transform(first.transform(data.pictures(rows).flatten(1).numpy()))
-    )
+    spread = first.explained_variance_
+    wide = int((spread > 1e-9 * spread[0]).sum())  # a direction without spread cannot be whitened
+    second = FastICA(wide, random_state=seed, max_iter=1000, tol=1e-3)
+    second.fit(first.transform(samples)[:, :wide])
+
+    def project(rows: np.ndarray) -> np.ndarray:
+        axes = first.transform(data.pictures(rows).flatten(1).numpy())
+        return second.transform(axes[:, :wide])
+
+    return _in_batches(project)
 
 
 def _fit_samples(data: FactorData, seed: int) -> Float[np.ndarray, "N D"]:

@@ -1,6 +1,5 @@
 """The metric of the beta-VAE paper: which factor did all these pairs share?"""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from qvae.metrics.disentanglement.lattice import (
     Represent,
     fixed_rows,
+    quiet_fit,
     require_counts,
     require_sklearn,
 )
@@ -108,12 +108,9 @@ def difference_points(
 
 def _logistic(x: np.ndarray, y: np.ndarray):  # type: ignore[no-untyped-def]  # scikit-learn's own
     require_sklearn()
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
-        # The protocol is the classifier as it comes, converged or not.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with quiet_fit():
         return LogisticRegression().fit(x, y)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from qvae.metrics.disentanglement.lattice import checked_codes, require_sklearn
+from qvae.metrics.disentanglement.lattice import checked_codes, quiet_fit, require_sklearn
 
 __all__ = ["DCI", "dci", "scores_of_importance"]
 
@@ -74,10 +74,11 @@ def dci(
     importance = np.zeros((codes.shape[1], classes.shape[1]))
     told = np.zeros(classes.shape[1])
     for k in range(classes.shape[1]):
-        model = _make(predictor, seed).fit(scaled[:cut], targets[:cut, k])
+        with quiet_fit():
+            model = _make(predictor, seed).fit(scaled[:cut], targets[:cut, k])
+            told[k] = model.score(scaled[cut:], targets[cut:, k])
         is_linear = predictor == "lasso"
         importance[:, k] = np.abs(model.coef_) if is_linear else model.feature_importances_
-        told[k] = model.score(scaled[cut:], targets[cut:, k])
     disentanglement, completeness = scores_of_importance(importance)
     return DCI(
         disentanglement=disentanglement,

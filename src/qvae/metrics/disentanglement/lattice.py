@@ -5,7 +5,9 @@ The rows of data with known factors count through all combinations, the last fac
 or the pixels themselves. So one metric serves all of them, continuous and discrete alike.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +19,7 @@ __all__ = [
     "checked_codes",
     "draw_rows",
     "fixed_rows",
+    "quiet_fit",
     "require_counts",
     "require_sklearn",
 ]
@@ -33,6 +36,20 @@ def require_sklearn() -> None:
         raise UsageError(
             "this needs scikit-learn, which is not installed: pip install 'qvae[sklearn]'"
         ) from None
+
+
+@contextmanager
+def quiet_fit() -> Iterator[None]:
+    """Let scikit-learn fit without its remarks on convergence and on many classes.
+
+    A metric is the classifier as it comes, converged or not.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
 
 
 def require_counts(**counts: int) -> None:

@@ -1,11 +1,9 @@
 """SAP: how much better the best coordinate tells a factor than the second best."""
 
-import warnings
-
 import numpy as np
 from jaxtyping import Float, Int
 
-from qvae.metrics.disentanglement.lattice import checked_codes, require_sklearn
+from qvae.metrics.disentanglement.lattice import checked_codes, quiet_fit, require_sklearn
 
 __all__ = ["sap"]
 
@@ -78,13 +76,11 @@ def _square_correlation(codes: np.ndarray, classes: np.ndarray) -> Float[np.ndar
 
 def _by_svm(z: np.ndarray, v: np.ndarray, z_test: np.ndarray) -> np.ndarray:
     require_sklearn()
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     if len(np.unique(v)) == 1:
         return np.full(len(z_test), v[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with quiet_fit():
         model = LinearSVC(C=0.01, class_weight="balanced", random_state=0)
         return model.fit(z[:, None], v).predict(z_test[:, None])
 
