@@ -71,9 +71,9 @@ def walks(model: Autoencoder, z: Tensor) -> dict[str, float]:
     distance between its ends.
     """
     share = torch.linspace(0, 1, STEPS + 1)[None, :, None]
-    ends = z[: 2 * PAIRS].view(PAIRS, 2, 1, -1)
+    ends = z[: min(2 * PAIRS, len(z) // 2 * 2)].view(-1, 2, 1, z.shape[1])
     path = (1 - share) * ends[:, 0] + share * ends[:, 1]
-    x = decode(model, path.flatten(0, 1)).view(PAIRS, STEPS + 1, -1)
+    x = decode(model, path.flatten(0, 1)).view(len(ends), STEPS + 1, -1)
     lengths = x.diff(dim=1).norm(dim=-1)
     direct = (x[:, -1] - x[:, 0]).norm(dim=-1)
     return {
