@@ -35,6 +35,7 @@ class ClassifierFeatures(nn.Module):
         ValueError: fewer than 2 classes.
 
     Example:
+        >>> import torch
         >>> ClassifierFeatures(classes=10)(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 64])
     """
