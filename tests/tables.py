@@ -43,7 +43,9 @@ def source_tree(*, is_short=False):
     def walk(folder, indent):
         files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
         if is_short and folder != PACKAGE:
-            names = " ".join(path.name for path in files)
+            below = [path for path in sorted(folder.glob("*/*.py")) if path.stem != "__init__"]
+            found = [path.relative_to(folder).as_posix() for path in [*files, *below]]
+            names = " ".join(found)
             lines.extend(textwrap.wrap(names, 94, initial_indent=indent, subsequent_indent=indent))
             return
         lines.extend(f"{indent + path.name:<23} {purpose(path)}" for path in files)

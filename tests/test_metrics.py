@@ -9,9 +9,12 @@ import scipy.ndimage
 import torch
 
 from qvae.codes import perplexity, usage
+from qvae.errors import FormatError
+from qvae.metrics.classifier_features import ClassifierFeatures, load_fashion_features
 from qvae.metrics.codebook import CodebookUsage, entropy_bits
 from qvae.metrics.frechet import FeatureStatistics, RandomConvFeatures, frechet_distance
 from qvae.metrics.reconstruction import mse, nmse, psnr, ssim
+from qvae.store import save_folder
 
 
 def test_psnr_mse_and_nmse_by_hand():
@@ -213,3 +216,28 @@ def test_random_features_see_more_noise_as_farther():
     distances = [frechet_distance(real, pictures(noise)) for noise in (0.02, 0.05, 0.1, 0.3)]
     assert distances == sorted(distances) and distances[-1] > 10 * distances[0] > 0
     assert frechet_distance(real, pictures(0.0)) == pytest.approx(0, abs=1e-6)
+
+
+# -- features of a classifier ------------------------------------------------------------------
+
+
+def test_classifier_features_load_as_they_were_saved(tmp_path):
+    network = ClassifierFeatures(classes=10)
+    weights = {name: tensor.half() for name, tensor in network.state_dict().items()}
+    assert sum(tensor.numel() for tensor in weights.values()) * 2 < 200_000
+    facts = {"name": ClassifierFeatures.name, "classes": 10}
+    save_folder(tmp_path / "f", weights, facts)
+    loaded = load_fashion_features(tmp_path / "f")
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    x = torch.rand(4, 1, 28, 28)
+    assert torch.equal(loaded(x), network(x)) and not loaded(x).requires_grad
+    expected = -network.logits(x).log_softmax(1)[torch.arange(4), torch.arange(4)]
+    torch.testing.assert_close(network.loss(x, torch.arange(4.0)), expected)
+
+
+def test_classifier_features_refuse_other_data_and_other_folders(tmp_path):
+    with pytest.raises(ValueError, match="fashion-cnn-64 takes .B, 1, 28, 28."):
+        ClassifierFeatures(classes=2)(torch.zeros(1, 3, 28, 28))
+    save_folder(tmp_path / "f", {"a": torch.zeros(1)}, {"name": "other"})
+    with pytest.raises(FormatError, match="name='other', needs 'fashion-cnn-64'"):
+        load_fashion_features(tmp_path / "f")

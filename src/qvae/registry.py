@@ -28,6 +28,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "data": {
         "clocks": "qvae.data.clocks:Clocks",
         "images": "qvae.data.images:Images",
+        "shapes2d": "qvae.data.shapes2d:Shapes2D",
         "tokens": "qvae.data.tokens:Tokens",
     },
     "encoder": {
@@ -108,7 +109,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("data")
-        ['clocks', 'images', 'tokens']
+        ['clocks', 'images', 'shapes2d', 'tokens']
     """
     return list(_table(kind))
 

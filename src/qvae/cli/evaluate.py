@@ -1,5 +1,6 @@
 """``qvae eval``: the scores of a run on its test data."""
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,28 +10,8 @@ __all__ = ["run_eval"]
 
 
 def run_eval(parser: Parser, words: Sequence[str]) -> Result:
-    """Print each score with its unit, N and split; or run the clock protocol."""
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
-    parser.add_argument(
-        "--clocks", action="store_true", help="draw the 720 times, read them back, score"
-    )
-    parser.add_argument(
-        "--likelihood",
-        type=positive,
-        metavar="K",
-        help="-log p(x) by K importance samples instead (5000 in most papers); a VAE's only",
-    )
-    parser.add_argument(
-        "--hmc", action="store_true", help="-log p(x) by HMC, a check for few latents; a VAE's only"
-    )
-    parser.add_argument("--most", type=positive, metavar="N", help="only the first N test samples")
-    add_common(parser, "device", "precision", "threads", "seed")
-    args = parse(parser, words)
-    if args.clocks and args.data is not None:
-        parser.error("--clocks: takes no --data, the protocol has its own times and styles")
-    if args.most is not None and not (args.likelihood or args.hmc):
-        parser.error("--most: goes with --likelihood or --hmc")
+    """Print each score with its unit, N and split; or run one of the protocols."""
+    args = _parse(parser, words)
     device = prepare(args)
     if args.clocks:
         from qvae.reports.clocks import evaluate, table
@@ -38,11 +19,16 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         found = evaluate(args.run, seed=args.seed or 0, device=str(device))
         return Result(data={"run": args.run, "clocks": found}, text=table(found))
     from qvae.runs.loading import open_run, open_run_data
-    from qvae.runs.scores import evaluate_run
 
     run = open_run(args.run, device=device)
+    data = open_run_data(run, args.data)
+    if args.disentanglement:
+        return _disentanglement(run, data, args)
+    if args.probe is not None:
+        return _probe(run, data, args)
+    from qvae.runs.scores import evaluate_run
+
     with autocast(args, device):
-        data = open_run_data(run, args.data)
         if args.likelihood or args.hmc:
             scores = _likelihood(run.model, data.test(), args)
         else:
@@ -55,16 +41,69 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
     return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
 
 
-def _likelihood(model: Any, split: Any, args: Any) -> dict[str, Any]:
-    from qvae.runs.likelihood import score_hmc, score_likelihood
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
+    parser.add_argument(
+        "--clocks", action="store_true", help="draw the 720 times, read them back, score"
+    )
+    parser.add_argument(
+        "--disentanglement",
+        action="store_true",
+        help="hold the codes against the factors of the data, by six metrics",
+    )
+    parser.add_argument(
+        "--points", type=positive, metavar="N", help="points of each of them (default: 10000)"
+    )
+    parser.add_argument(
+        "--probe", metavar="COLUMN", help="tell a column from the codes by logistic regression"
+    )
+    parser.add_argument(
+        "--likelihood",
+        type=positive,
+        metavar="K",
+        help="-log p(x) by K importance samples (5000 in most papers); a VAE's only",
+    )
+    parser.add_argument(
+        "--hmc", action="store_true", help="-log p(x) by HMC, a check for few latents; a VAE's only"
+    )
+    parser.add_argument("--most", type=positive, metavar="N", help="only the first N test samples")
+    add_common(parser, "device", "precision", "threads", "seed")
+    args = parse(parser, words)
+    _check(parser, args)
+    return args
 
-    seed, scores = args.seed or 0, dict[str, Any]()
-    if args.likelihood:
-        options = {"num_draws": args.likelihood, "most": args.most, "seed": seed}
-        scores |= score_likelihood(model, split, **options)
-    if args.hmc:
-        scores |= score_hmc(model, split, most=args.most, seed=seed)
-    return scores
+
+def _check(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    chosen = [
+        name
+        for name in ("clocks", "disentanglement", "probe", "likelihood")
+        if getattr(args, name) not in (None, False)
+    ]
+    if len(chosen) > 1:
+        parser.error(f"--{chosen[0]}, --{chosen[1]}: one at a time")
+    if args.clocks and args.data is not None:
+        parser.error("--clocks: takes no --data, the protocol has its own times and styles")
+    if args.points is not None and not args.disentanglement:
+        parser.error("--points: goes with --disentanglement")
+    if args.most is not None and not (args.likelihood or args.hmc):
+        parser.error("--most: goes with --likelihood or --hmc")
+
+
+def _disentanglement(run: Any, data: Any, args: argparse.Namespace) -> Result:
+    from qvae.reports.disentanglement import disentanglement_table, evaluate_disentanglement
+
+    scores = evaluate_disentanglement(run, data, points=args.points or 10_000, seed=args.seed or 0)
+    text = disentanglement_table(scores)
+    return Result(data={"run": args.run, "disentanglement": scores}, text=text)
+
+
+def _probe(run: Any, data: Any, args: argparse.Namespace) -> Result:
+    from qvae.reports.probe import probe_run, probe_table
+
+    found = probe_run(run, data, column=args.probe, seed=args.seed or 0)
+    return Result(data={"run": args.run, "probe": found}, text=probe_table(found))
 
 
 def _digits(value: Any) -> str:
@@ -78,3 +117,15 @@ def _error(row: Any) -> str:
     if "error" not in row:
         return ""
     return f" +- {row['error']:.3g} (data) +- {row['draws_error']:.2g} (draws)"
+
+
+def _likelihood(model: Any, split: Any, args: Any) -> dict[str, Any]:
+    from qvae.runs.likelihood import score_hmc, score_likelihood
+
+    seed, scores = args.seed or 0, dict[str, Any]()
+    if args.likelihood:
+        options = {"num_draws": args.likelihood, "most": args.most, "seed": seed}
+        scores |= score_likelihood(model, split, **options)
+    if args.hmc:
+        scores |= score_hmc(model, split, most=args.most, seed=seed)
+    return scores

@@ -34,6 +34,7 @@ COMMANDS = {
     "train": ("train", "train a recipe on your data"),
     "eval": ("evaluate", "score a run on its test data"),
     "reproduce": ("reproduce", "run a paper's experiments, print its table beside ours"),
+    "plot": ("plot", "draw what a run has learned"),
     "encode": ("tokens", "turn data into tokens"),
     "decode": ("tokens", "turn tokens back into data"),
     "quantize": ("quantize", "give a trained VAE codes, without training"),

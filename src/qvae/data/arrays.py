@@ -22,14 +22,14 @@ from qvae.data.samples import Samples
 from qvae.data.splits import column_parts
 from qvae.errors import DataError
 
-__all__ = ["images_from_array", "load_npy", "load_npz", "open_npy"]
+__all__ = ["images_from_array", "load_npy", "load_npz", "open_npy", "read_npy_header"]
 
 _IMAGE_KEYS, _LABEL_KEYS = ("x", "images"), ("y", "labels", "label")
 _MAX_RATIO = 1100  # deflate cannot shrink more than about 1,032 times
 _DAMAGE = (OSError, EOFError, ValueError, SyntaxError, MemoryError, RecursionError)
 
 
-def _read_header(
+def read_npy_header(
     file: BufferedIOBase, where: str, size: int
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read an .npy header and check it against the size of the whole, without loading.
@@ -72,7 +72,7 @@ def open_npy(path: Path) -> np.ndarray:
     """
     try:
         with open(path, "rb") as file:
-            shape, is_fortran, dtype = _read_header(file, str(path), path.stat().st_size)
+            shape, is_fortran, dtype = read_npy_header(file, str(path), path.stat().st_size)
             offset = file.tell()
         if math.prod(shape) == 0:
             return np.empty(shape, dtype)
@@ -94,7 +94,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 if info.file_size > _MAX_RATIO * min(info.compress_size, path.stat().st_size):
                     raise DataError(f"{where}: promises {info.file_size} bytes, which cannot be")
                 with archive.open(info) as file:
-                    _read_header(cast(BufferedIOBase, file), where, info.file_size)
+                    read_npy_header(cast(BufferedIOBase, file), where, info.file_size)
                 with archive.open(info) as file:
                     arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                     file.read(1)  # to the end, where the checksum is compared

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from qvae.errors import DataError
 from qvae.types import Batch, DataSpec
 
 __all__ = ["ArraySplit", "DataModule", "Split", "checked_indices"]
@@ -139,6 +140,19 @@ class DataModule(ABC):
     @abstractmethod
     def test(self) -> Split:
         """Return the samples that scores are reported on."""
+
+    def column(self, name: str, part: str) -> list[str]:
+        """Return the text of a column, a label for instance, for each sample of a part.
+
+        Args:
+            name: which column.
+            part: train, valid or test.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        known = ", ".join(item.name for item in self.spec.conditions) or "none"
+        raise DataError(f"no column {name!r} of labels in the data; its conditions: {known}")
 
     @abstractmethod
     def read(self, path: str | Path) -> Shaped[Tensor, "*shape"]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from qvae.data.arrays import load_npy, load_npz
 from qvae.data.base import ArraySplit, DataModule
 from qvae.data.binarise import RedrawnSplit, draw_static
+from qvae.data.condition_values import did_you_mean
 from qvae.data.conditions import encode_columns, fit_conditions, parse_requests
 from qvae.data.folders import find_files, has_extension, load_folder_images
 from qvae.data.idx import is_idx_name, load_idx, load_idx_folder
@@ -153,6 +154,17 @@ class Images(DataModule):
     def test(self) -> ArraySplit:
         """Return the part that is reported on."""
         return self._splits["test"]
+
+    def column(self, name: str, part: str) -> list[str]:
+        """Return the text of a column, conditioned on or not, for each sample of a part.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        columns = self._samples.columns
+        if name not in columns:
+            raise DataError(f"no column {name!r} in the data; {did_you_mean(name, list(columns))}")
+        return [columns[name][row] for row in self._rows[part].tolist()]
 
     def read(self, path: str | Path) -> Float[Tensor, "C H W"]:
         """Read an image file, cropped and resized to the shape of ``spec``, in [0, 1].

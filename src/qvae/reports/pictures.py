@@ -1,0 +1,215 @@
+"""Pictures of what a run has learned: one function a kind, each from a run to frames."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from qvae.autoencoder import Autoencoder
+from qvae.bottlenecks.base import Quantizer
+from qvae.data.base import DataModule
+from qvae.errors import UsageError
+from qvae.reports.latent_walks import interpolate, manifold, traverse
+from qvae.reports.sheets import ANIMATED, code_maps, save_frames, scatter, sheet
+from qvae.runs.loading import Run, open_run_data
+from qvae.runs.sampling import sample_run
+from qvae.types import Batch
+
+__all__ = ["KINDS", "draw", "kind_for", "plot_run"]
+
+_COLUMNS = 10
+_STEPS = 11
+_FILM = 24
+_REACH = 2.5  # of a traversal, in deviations of the prior
+_AVERAGED, _SCATTERED = 1024, 5000
+
+Frames = list[UInt8[np.ndarray, "Y X 3"]]
+
+
+def plot_run(
+    run: Run,
+    *,
+    kind: str,
+    path: str | Path,
+    num: int = 8,
+    data: str | None = None,
+    column: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Draw a kind of picture and write it: ``.png``, or a film as ``.gif``, ``.webp``, ``.apng``.
+
+    Args:
+        run: an autoencoder's; for samples, a prior's too.
+        kind: a name of :data:`KINDS`.
+        path: file to write; its suffix says whether the picture moves.
+        num: rows, or samples, >= 1.
+        data: other data than the run's own.
+        column: labels for scatter.
+        seed: of which samples, and of what is drawn, >= 0.
+
+    Returns:
+        The path, how many frames, and their width and height.
+
+    Raises:
+        UsageError: an unknown kind or suffix, or a kind that this model has not.
+        DataError: the data cannot be read.
+    """
+    path = Path(path)
+    is_film = path.suffix in ANIMATED
+    kind_for(kind, path)
+    if column is not None and kind != "scatter":
+        raise UsageError(f"column={column!r}: goes with kind=scatter")
+    frames = draw(run, kind=kind, num=num, data=data, column=column, seed=seed, is_film=is_film)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_frames(frames, path)
+    height, width = frames[0].shape[:2]
+    return {"path": str(path), "frames": len(frames), "width": width, "height": height}
+
+
+def kind_for(kind: str, path: Path) -> None:
+    """Refuse a kind or a suffix, before any work.
+
+    Raises:
+        UsageError: with the names that there are.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+    if path.suffix not in (".png", *ANIMATED):
+        raise UsageError(f"{path}: must end in .png, {', '.join(ANIMATED)}")
+    if path.suffix in ANIMATED and kind not in _FILMS:
+        raise UsageError(f"{path}: kind={kind} does not move; {', '.join(_FILMS)} do")
+
+
+def draw(
+    run: Run,
+    *,
+    kind: str,
+    num: int = 8,
+    data: str | None = None,
+    column: str | None = None,
+    seed: int = 0,
+    is_film: bool = False,
+) -> Frames:
+    """Return the frames of a kind of picture; one, unless it is a film."""
+    if kind == "samples":
+        x = sample_run(run, num=num * _COLUMNS, seed=seed)
+        return [sheet(x.unflatten(0, (num, _COLUMNS)))]
+    if not isinstance(run.model, Autoencoder):
+        raise UsageError(
+            f"{run.path}: is the run of a prior; it has samples, its tokenizer the rest"
+        )
+    if kind == "manifold":
+        return [sheet(manifold(run.model, side=20))]
+    source = open_run_data(run, data)
+    if kind == "scatter":
+        return [_scatter(run.model, source, column)]
+    return _BY_SAMPLES[kind](run.model, source, num, seed, is_film)
+
+
+def _some(model: Autoencoder, data: DataModule, num: int, seed: int) -> Batch:
+    """Take test samples at random."""
+    split = data.test()
+    rows = np.random.default_rng(seed).permutation(len(split))[:num]
+    return split.batch(rows).to(next(model.parameters()).device)
+
+
+@torch.inference_mode()
+def _reconstructions(
+    model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool
+) -> Frames:
+    """Pairs of rows: the samples above, their reconstructions below."""
+    batch = _some(model, data, num * _COLUMNS, seed)
+    recon = model.reconstruct(batch.x, batch.cond)
+    pairs = torch.stack([_in_rows(batch.x), _in_rows(recon)], dim=1)
+    return [sheet(pairs.flatten(0, 1))]
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """Cut samples into rows; what is left over of a last row is dropped, if there is another."""
+    columns = min(_COLUMNS, len(x))
+    return x[: len(x) // columns * columns].unflatten(0, (-1, columns))
+
+
+def _traversal(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Frames:
+    batch = _some(model, data, _AVERAGED, seed)
+    if is_film:  # there and back, slow at the ends
+        values = _REACH * torch.sin(torch.linspace(0, 2 * torch.pi, _FILM + 1)[:-1])
+    else:
+        values = torch.linspace(-_REACH, _REACH, _STEPS)
+    found = traverse(model, batch, index=0, values=values, most=num)
+    return _film(found.x) if is_film else [sheet(found.x)]
+
+
+def _interpolation(
+    model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool
+) -> Frames:
+    batch = _some(model, data, 2 * num, seed)
+    if len(batch) < 2:
+        raise UsageError("kind=interpolation: the test part has one sample, two are needed")
+    if len(batch) % 2:
+        batch = Batch(x=batch.x[:-1], cond=None if batch.cond is None else batch.cond[:-1])
+    x = interpolate(model, batch, num_steps=_FILM if is_film else _STEPS)
+    return _film(torch.cat([x, x.flip(1)], dim=1)) if is_film else [sheet(x)]
+
+
+def _film(x: Tensor) -> Frames:
+    """One frame a step, with a tile for each row."""
+    return [sheet(_in_rows(x[:, step])) for step in range(x.shape[1])]
+
+
+@torch.inference_mode()
+def _codes(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Frames:
+    """Three rows: the samples, their codes as colours, their reconstructions."""
+    bottleneck = model.bottleneck
+    if not isinstance(bottleneck, Quantizer) or len(model.grid) != 2:
+        raise UsageError(
+            f"kind=codes: {type(bottleneck).__name__} on a grid of {len(model.grid)} axes has no "
+            "map of indices; needs a quantizer on a grid of 2"
+        )
+    batch = _some(model, data, _COLUMNS, seed)
+    found = bottleneck.encode(model.embed(batch.x, batch.cond))[..., 0].cpu().numpy()
+    height, width = batch.x.shape[2:]
+    maps = torch.from_numpy(code_maps(found, size=max(height, width)))
+    recon = model.reconstruct(batch.x, batch.cond)
+    fitted = torch.nn.functional.interpolate(maps, size=(height, width), mode="nearest")
+    rows = [part.cpu().expand(-1, 3, -1, -1) for part in (batch.x, fitted, recon)]
+    return [sheet(torch.stack(rows))]
+
+
+@torch.inference_mode()
+def _scatter(
+    model: Autoencoder, data: DataModule, column: str | None
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """Plot codes of test samples; of more than two coordinates, the two principal axes."""
+    split = data.test()
+    num = min(len(split), _SCATTERED)
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, num, 256):
+        batch = split.batch(np.arange(start, min(start + 256, num))).to(device)
+        z = model.bottleneck.mode(model.embed(batch.x, batch.cond))
+        parts.append(z.flatten(1).cpu().numpy())
+    points = np.concatenate(parts).astype(np.float64)
+    if points.shape[1] != 2:
+        points = points - points.mean(axis=0)
+        axes = np.linalg.svd(points, full_matrices=False)[2][:2]
+        points = points @ axes.T
+    if points.shape[1] < 2:
+        points = np.hstack([points, np.zeros_like(points)])
+    labels = None if column is None else data.column(column, "test")[:num]
+    return scatter(points, labels)
+
+
+_BY_SAMPLES: dict[str, Callable[..., Frames]] = {
+    "reconstructions": _reconstructions,
+    "traversal": _traversal,
+    "interpolation": _interpolation,
+    "codes": _codes,
+}
+_FILMS = ("traversal", "interpolation")
+KINDS = (*_BY_SAMPLES, "samples", "manifold", "scatter")
+"""What can be drawn; the first four from samples of the test part."""
