@@ -36,6 +36,9 @@ COMMANDS = {
     "encode": ("tokens", "turn data into tokens"),
     "decode": ("tokens", "turn tokens back into data"),
     "sample": ("sample", "make new data"),
+    "score": ("score", "say how probable given files are"),
+    "compress": ("compress", "write a sample as few bytes, by a prior's probabilities"),
+    "decompress": ("compress", "get a sample back from its bytes"),
     "read": ("read", "read the time off pictures of clocks"),
     "info": ("info", "say what this machine and this installation are"),
     "list": ("listing", "list recipes and components, or one component's arguments"),
@@ -115,7 +118,7 @@ def _top(words: list[str]) -> Result:
     if words and words[0] not in ("-h", "--help"):
         raise UsageError(f"{words[0]}: a command comes first; see qvae --help")
     lines = ["usage: qvae COMMAND [options]", "", "From your data to tokens to new data.", ""]
-    lines += [f"  {name:<8}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "qvae COMMAND --help says more; qvae --version says which release this is."]
     commands = {name: summary for name, (_, summary) in COMMANDS.items()}
     return Result(data={"commands": commands}, text="\n".join(lines))

@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from qvae.errors import UsageError
 from qvae.priors.digits import to_digits, token_ranges
-from qvae.priors.draw import Choose, Draw, Sampler, fixed_tokens, is_within, noise_of
+from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
 from qvae.priors.scoring import loss_of, pick_log_probs
 from qvae.registry import did_you_mean, resolve
 from qvae.types import Batch, Condition, Loss
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
-
-_CHUNK = 256
 
 
 class Prior(nn.Module, ABC):
@@ -161,7 +159,7 @@ class Prior(nn.Module, ABC):
             keep: booleans, in the shape of ``known``.
             lengths: ``[num]`` tokens of each sample, in 1..N; what follows is not drawn, and
                 is the first token of its codebook.
-            on_step: called with (tokens of a row decided, tokens of a row) as the draw goes on.
+            on_step: called with (work done, work in all), in tokens, as the draw goes on.
 
         Raises:
             ValueError: an argument outside its range.
@@ -175,24 +173,15 @@ class Prior(nn.Module, ABC):
         digits, is_fixed = fixed_tokens(
             num, self.low, self.high, known=known, keep=keep, lengths=lengths
         )
-        draw = Draw(
-            sampler=sampler,
-            noise=noise_of(num, self.noise_length, seed, generator, self.device),
-            digits=digits,
-            is_fixed=is_fixed,
-            on_step=on_step,
-        )
-        digits = digits.clone()
+        noise = noise_of(num, self.noise_length, seed, generator, self.device)
+        found = digits.clone()
         with torch.no_grad():
-            for start in range(0, num, _CHUNK):
-                part = slice(start, start + _CHUNK)
-                digits[part] = self._draw(rows[part], draw.rows(part))
-        return torch.where(is_fixed, draw.digits, digits) + self.low
+            for part, draw in draws(noise, digits, is_fixed, sampler=sampler, on_step=on_step):
+                found[part] = self._draw(rows[part], draw)
+        return torch.where(is_fixed, digits, found) + self.low
 
     def _draw(self, cond: Float[Tensor, "B M"], draw: Draw) -> Int[Tensor, "B N"]:
-        return self.walk(
-            cond, draw.choose, guidance=draw.sampler.guidance, needed=draw.needed()
-        )
+        return self.walk(cond, draw.choose, guidance=draw.sampler.guidance, needed=draw.needed())
 
     def nll(
         self,

@@ -4,7 +4,7 @@ A prior's loop does not know how tokens are chosen: it hands logits to a :data:`
 digits back. Sampling, in-painting, forcing given tokens and entropy coding are all such functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch import Tensor
 from qvae.priors.digits import to_digits
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
-__all__ = ["Choose", "Draw", "Sampler", "fixed_tokens", "is_within", "noise_of"]
+__all__ = ["Choose", "Draw", "Sampler", "draws", "fixed_tokens", "is_within", "noise_of"]
+
+_CHUNK = 256
 
 Choose = Callable[[Tensor, int], Tensor]
 """Given float32 logits ``[B, S]`` and the position in a sample, return the digits ``[B]``."""
@@ -61,7 +63,7 @@ class Sampler:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Draw:
     """The draw of some rows: settings, a stream of uniform numbers a row, and fixed digits."""
 
@@ -71,33 +73,53 @@ class Draw:
     digits: Int[Tensor, "B N"]
     """What is fixed; anything where nothing is."""
     is_fixed: Bool[Tensor, "B N"]
-    on_step: Callable[[int, int], None] | None = None
+    on_step: Callable[[int, int], None]
     """Told after each step how many tokens of a row are decided, and of how many."""
+    num_decided: int = 0
 
     def choose(self, logits: Float[Tensor, "B S"], n: int) -> Int[Tensor, " B"]:
         """Return the digits of position n: the fixed one, else a draw."""
         drawn = self.sampler.pick(logits, self.noise[:, n])
-        self.report(n + 1)
+        self.report(self.num_decided + 1)
         return torch.where(self.is_fixed[:, n], self.digits[:, n], drawn)
 
     def report(self, done: int) -> None:
         """Tell how far this draw is."""
-        if self.on_step is not None:
-            self.on_step(done, self.is_fixed.shape[1])
+        self.num_decided = done
+        self.on_step(done, self.is_fixed.shape[1])
 
     def needed(self) -> list[bool]:
         """Say for each position whether any row still has to be decided there."""
         flags: list[bool] = (~self.is_fixed).any(0).tolist()
         return flags
 
-    def rows(self, part: slice) -> "Draw":
-        """Return the draw of some of the rows."""
-        return Draw(
-            sampler=self.sampler,
-            noise=self.noise[part],
-            digits=self.digits[part],
-            is_fixed=self.is_fixed[part],
-            on_step=self.on_step,
+
+def draws(
+    noise: Float[Tensor, "num L"],
+    digits: Int[Tensor, "num N"],
+    is_fixed: Bool[Tensor, "num N"],
+    *,
+    sampler: Sampler,
+    on_step: Callable[[int, int], None] | None,
+) -> Iterator[tuple[slice, Draw]]:
+    """Cut a draw into chunks of rows, so that memory is bounded; each reports for the whole."""
+    starts = range(0, len(noise), _CHUNK)
+    for chunk, start in enumerate(starts):
+
+        def report(done: int, total: int, chunk: int = chunk) -> None:
+            if on_step is not None:
+                on_step(chunk * total + done, len(starts) * total)
+
+        part = slice(start, start + _CHUNK)
+        yield (
+            part,
+            Draw(
+                sampler=sampler,
+                noise=noise[part],
+                digits=digits[part],
+                is_fixed=is_fixed[part],
+                on_step=report,
+            ),
         )
 
 
@@ -164,7 +186,9 @@ def is_within(lengths: Shaped[Tensor, "..."], num: int, size: int) -> Bool[Tenso
     values = lengths.detach().cpu()
     is_bad = values.is_floating_point() or values.shape != (num,)
     if is_bad or bool(((values < 1) | (values > size)).any()):
-        raise ValueError(f"lengths={np.asarray(values).tolist()}: needs {num} integers in 1..{size}")
+        raise ValueError(
+            f"lengths={np.asarray(values).tolist()}: needs {num} integers in 1..{size}"
+        )
     return torch.arange(size) < values[:, None]
 
 

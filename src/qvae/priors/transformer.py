@@ -20,6 +20,7 @@ from qvae.priors.attention import Block, causal_mask
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.decoding import Decoder
 from qvae.priors.draw import Choose
+from qvae.priors.head import head_layout, hide_conditions, read_out
 from qvae.priors.order import Order, Pattern, schedule
 from qvae.priors.rope import rope_table
 from qvae.types import Batch, Condition, Loss
@@ -142,15 +143,10 @@ class Transformer(Prior):
         self.register_buffer("rope", table, persistent=False)
 
     def _register_head_layout(self) -> None:
-        """Lay out the head's rows per codebook ``[K, S]``, and mask where one is short."""
-        sizes, width = self.codebook_sizes, max(self.codebook_sizes)
-        digits = torch.arange(width)
-        short = digits >= torch.tensor(sizes)[:, None]
-        rows = (self.low[: len(sizes), None] + digits).masked_fill(short, 0)
-        mask = torch.zeros(rows.shape).masked_fill(short, -torch.inf)
+        rows, mask = head_layout(self.codebook_sizes)
         self.register_buffer("head_rows", rows, persistent=False)
         self.register_buffer("head_mask", mask, persistent=False)
-        self.is_ragged = len(set(sizes)) > 1
+        self.is_ragged = len(set(self.codebook_sizes)) > 1
 
     def _init_weights(self) -> None:
         for module in self.blocks.modules():
@@ -175,9 +171,7 @@ class Transformer(Prior):
         digits = to_digits(batch.x, self.low, self.high)
         cond = self.check_cond(batch.cond, len(digits))
         inputs = batch.x.long()
-        if self.training and self.null_prob and self.conditions:
-            hidden = torch.rand(len(cond), 1, device=cond.device) < self.null_prob
-            cond = cond.masked_fill(hidden, math.nan)
+        cond = hide_conditions(cond, self.null_prob, is_training=self.training)
         if self.training and self.swap_prob:
             swapped = torch.rand(inputs.shape, device=inputs.device) < self.swap_prob
             inputs = torch.where(swapped, inputs.roll(1, dims=0), inputs)
@@ -220,15 +214,10 @@ class Transformer(Prior):
         return x + F.pad(prefix.unsqueeze(1), (0, 0, 0, len(self.steps) - 1))
 
     def _read_out(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N S"]:
-        if len(self.codebook_sizes) == 1:
-            return self.head(x).float()
-        num_codebooks = len(self.codebook_sizes)
-        weight = self.head.weight[self.head_rows]
-        x = x.unflatten(1, (-1, num_codebooks)).permute(2, 0, 1, 3)
-        logits = torch.bmm(x.flatten(1, 2), weight.to(x.dtype).transpose(1, 2)).float()
-        if self.is_ragged:
-            logits = logits + self.head_mask[:, None]
-        return logits.unflatten(1, x.shape[1:3]).permute(1, 2, 0, 3).flatten(1, 2)
+        logits = read_out(x, self.head.weight, self.head_rows)
+        if not self.is_ragged:
+            return logits
+        return logits + self.head_mask.repeat(self.num_tokens // len(self.head_mask), 1)
 
     def walk(
         self,
