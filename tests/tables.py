@@ -177,9 +177,30 @@ def step_results():
     return "\n".join(lines)
 
 
+def decode_results():
+    report = result("decode.json")
+    if report is None:
+        return "_No results are committed yet._"
+    lines = [
+        f"One thread, {report['rounds']} rounds, torch {report['torch']}, "
+        f"transformers {report['transformers']}; seconds of computing for 256 tokens.",
+        "",
+        "| batch | ours float32 | ours bf16 | transformers float32 | transformers bf16 "
+        "| best against best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for num, row in report["batches"].items():
+        names = [f"{who}, {kind}" for who in ("ours", "transformers") for kind in DTYPES]
+        times = [f"{row['seconds'][name]:.3g}" for name in names]
+        lines.append("| " + " | ".join([num, *times, f"{row['ratio_best_dtype']:.2f}x"]) + " |")
+    return "\n".join(lines)
+
+
+DTYPES = ("float32", "bf16")
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
     ROOT / "docs" / "clock.md": {"results": clock_results},
+    ROOT / "docs" / "priors.md": {"decode": decode_results},
     ROOT / "docs" / "results.md": {"fashion": fashion_results, "step": step_results},
 }

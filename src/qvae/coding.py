@@ -3,7 +3,7 @@
     QV  version  axes << 4 | conditions  shape...  psnr  tokenizer  prior  crc  cond...  payload
     2b  1        1                       varints   2     6          6      4    4 each
 
-Numbers are little-endian. ``psnr`` is the quality, in hundredths of a dB; ``tokenizer`` and
+Numbers are little-endian, but for the payload's words. ``psnr`` is the quality, in hundredths of a dB; ``tokenizer`` and
 ``prior`` are the first 6 bytes of their hashes; ``crc`` is CRC-32 of the tokens as uint32.
 
 Encoder and decoder must see the same probabilities to the last bit, so both take the same walk
@@ -84,7 +84,7 @@ def encode_tokens(
         return digits[n : n + 1]
 
     _walk(prior, cond, choose)
-    words = encoder.get_compressed().astype("<u4").tobytes()
+    words = encoder.get_compressed().astype(">u4").tobytes()
     return bytes(words.rstrip(b"\0"))  # the decoder reads zeros after the end anyway
 
 
@@ -97,7 +97,7 @@ def decode_tokens(
         UsageError: constriction is not installed, or the prior is not on the CPU.
     """
     library = _library()
-    words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4").astype(np.uint32)
+    words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = library.stream.queue.RangeDecoder(words)
 
     def choose(logits: Tensor, n: int) -> Tensor:
@@ -192,7 +192,8 @@ def _read(
         (quality,) = struct.unpack_from("<H", data, at)
         at += 2
         for what, full in (("tokenizer", tokenizer.hash), ("prior", model_hash(prior))):
-            found, at = data[at : at + _HASH_BYTES], at + _HASH_BYTES
+            (found,) = struct.unpack_from(f"{_HASH_BYTES}s", data, at)
+            at += _HASH_BYTES
             if found != _short_hash(full):
                 own = _short_hash(full).hex()
                 raise FormatError(f"written with {what} {found.hex()}, this run's is {own}")

@@ -25,5 +25,5 @@ def run_score(parser: Parser, words: Sequence[str]) -> Result:
 
     run = open_run(args.run, device=device)
     with autocast(args, device):
-        rows = list(score_files(run, args.files, cond=told))
+        rows = score_files(run, args.files, cond=told)
     return Result(data={"scores": rows}, text="\n".join(json.dumps(row) for row in rows))

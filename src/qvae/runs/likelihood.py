@@ -1,7 +1,7 @@
 """How probable given files are, and how many bits a picture takes under both stages."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ __all__ = ["score_files", "total_bits"]
 @torch.no_grad()
 def score_files(
     run: Run, files: Sequence[str | Path], *, cond: Mapping[str, str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Score one file after another; a high score is an unusual sample.
+) -> list[dict[str, Any]]:
+    """Score files; a high score is an unusual sample.
 
     A prior's run scores the tokens: ``nats`` is -log p(tokens) and ``score`` the bits a token. A
     VAE's or a quantizer's run scores the data: ``nats`` is nll + rate, and ``score`` that in bits
@@ -37,6 +37,7 @@ def score_files(
     row = torch.from_numpy(condition_row(run.conditions, cond or {}))
     told = row[None].to(run.device) if run.conditions else None
     spec = run.model.spec if isinstance(run.model, Autoencoder) else run.require_tokenizer().spec
+    rows = []
     for file in files:
         x = read_sample(file, spec)[None].to(run.device)
         if isinstance(run.model, Prior):
@@ -48,7 +49,8 @@ def score_files(
             is_bits = _is_probability(run.model)
             score = nats / spec.num_dims / (math.log(2) if is_bits else 1)
             unit = "bits/dim" if is_bits else "nats/dim, a density"
-        yield {"file": str(file), "score": score, "unit": unit, "nats": nats}
+        rows.append({"file": str(file), "score": score, "unit": unit, "nats": nats})
+    return rows
 
 
 @torch.no_grad()
