@@ -3,8 +3,9 @@
     QV  version  axes << 4 | conditions  shape...  psnr  tokenizer  prior  crc  cond...  payload
     2b  1        1                       varints   2     6          6      4    4 each
 
-Numbers are little-endian, but for the payload's words. ``psnr`` is the quality, in hundredths of a dB; ``tokenizer`` and
-``prior`` are the first 6 bytes of their hashes; ``crc`` is CRC-32 of the tokens as uint32.
+Numbers are little-endian, but for the payload's words. ``psnr`` is the quality, in hundredths of
+a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their hashes; ``crc`` is CRC-32 of the
+tokens as uint32.
 
 Encoder and decoder must see the same probabilities to the last bit, so both take the same walk
 through the prior: one sample, float32, one thread, token after token. That holds on one type of

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qvae.priors.attention import Block
 from qvae.priors.base import Prior, to_digits
+from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose, Draw
 from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out
 from qvae.priors.scoring import loss_of, pick_log_probs
@@ -138,6 +139,12 @@ class Masked(Prior):
         cond: Float[Tensor, "B M"],
     ) -> Float[Tensor, "B N S"]:
         """Return float32 logits of every digit, short codebooks not yet masked."""
+        x = self._features(tokens, is_known, cond)
+        return read_out(x, self.head.weight, self.head_rows)
+
+    def _features(
+        self, tokens: Shaped[Tensor, "B N"], is_known: Bool[Tensor, "..."], cond: Tensor
+    ) -> Float[Tensor, "B N D"]:
         seen = torch.where(is_known, tokens.long(), self.vocab_size)
         x = self.inputs(cond) + self.embedding(seen)
         if torch.is_autocast_enabled(x.device.type):
@@ -145,7 +152,7 @@ class Masked(Prior):
         everything = x.new_zeros(1, 1)
         for block in self.blocks:
             x = block(x, everything)
-        return read_out(self.norm(x), self.head.weight, self.head_rows)
+        return self.norm(x)
 
     def log_probs(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None
@@ -171,11 +178,23 @@ class Masked(Prior):
         num_hidden = (share * self.num_tokens).ceil().clamp(1, self.num_tokens)
         ranks = torch.rand(digits.shape, device=digits.device).argsort(1).argsort(1)
         is_hidden = ranks < num_hidden
-        log_probs = (self.logits(batch.x, ~is_hidden, cond) + self.short).log_softmax(-1)
-        picked = pick_log_probs(log_probs, digits)
-        nll = picked.masked_fill(~is_hidden, 0).sum(1).neg() * (self.num_tokens / num_hidden[:, 0])
-        hits = (picked.detach() >= log_probs.detach().amax(-1))[is_hidden]
+        nll, hits = self._hidden_nll(batch.x.long(), digits, is_hidden, cond)
+        nll = nll.sum(1) * (self.num_tokens / num_hidden[:, 0])
         return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
+
+    def _hidden_nll(
+        self, tokens: Tensor, digits: Tensor, is_hidden: Tensor, cond: Tensor
+    ) -> tuple[Float[Tensor, "B N"], Bool[Tensor, " H"]]:
+        """Return the nll of hidden tokens, 0 elsewhere, and which were the best guess."""
+        x = self._features(tokens, ~is_hidden, cond)
+        if len(self.codebook_sizes) == 1:
+            found, hits = linear_cross_entropy(x[is_hidden], self.head.weight, digits[is_hidden])
+            return torch.zeros(digits.shape).to(found).masked_scatter(is_hidden, found), hits
+        logits = read_out(x, self.head.weight, self.head_rows) + self.short
+        log_probs = logits.log_softmax(-1)
+        picked = pick_log_probs(log_probs, digits)
+        hits = (picked.detach() >= log_probs.detach().amax(-1))[is_hidden]
+        return picked.masked_fill(~is_hidden, 0).neg(), hits
 
     @property
     def noise_length(self) -> int:

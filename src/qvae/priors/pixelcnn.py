@@ -10,8 +10,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.priors.base import Prior, to_digits
+from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose
 from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out
+from qvae.priors.scoring import loss_of
 from qvae.types import Batch, Loss
 
 __all__ = ["PixelCNN"]
@@ -122,13 +124,24 @@ class PixelCNN(Prior):
         digits = to_digits(batch.x, self.low, self.high)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
-        return self._loss(self.logits(batch.x, cond).log_softmax(-1), digits)
+        if self._num_codebooks > 1:
+            return self._loss(self.logits(batch.x, cond).log_softmax(-1), digits)
+        x = self._features(batch.x.long(), cond).flatten(0, 1)
+        nll, hits = linear_cross_entropy(x, self.head.weight, digits.flatten())
+        nll = nll.view(digits.shape).sum(1)
+        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
     ) -> Float[Tensor, "B N S"]:
         """Return float32 logits of every digit, -inf where a codebook is short."""
-        tokens = tokens.long()
+        x = self._features(tokens.long(), cond)
+        return read_out(x, self.head.weight, self.head_rows) + self.short
+
+    def _features(
+        self, tokens: Int[Tensor, "B N"], cond: Float[Tensor, "B M"]
+    ) -> Float[Tensor, "B N D"]:
+        """Return what the head reads each position's logits from."""
         cells = self._plane(self.embedding(tokens).unflatten(1, (-1, self._num_codebooks)).sum(2))
         place = self._plane(self.inputs(cond))
         v, h = cells + place, F.pad(cells, (1, 0))[..., :-1] + place
@@ -138,7 +151,7 @@ class PixelCNN(Prior):
             linked = layer.link(F.pad(above, (0, 0, 1, 0))[:, :, :-1])
             v, h = v + _gate(above), h + layer.out(_gate(left + linked))
         x = self.mix(h.relu()).flatten(2).transpose(1, 2)
-        return read_out(self._within(x, tokens), self.head.weight, self.head_rows) + self.short
+        return self._within(x, tokens)
 
     def _within(self, x: Float[Tensor, "B cells D"], tokens: Tensor) -> Float[Tensor, "B N D"]:
         """Give each codebook of a cell its features: the cell's and the codebooks' before it."""

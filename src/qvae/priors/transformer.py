@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from qvae.networks.condition import Conditioner
 from qvae.priors.attention import Block, causal_mask
 from qvae.priors.base import Prior, to_digits
+from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.decoding import Decoder
 from qvae.priors.draw import Choose
 from qvae.priors.head import head_layout, hide_conditions, read_out
 from qvae.priors.order import Order, Pattern, schedule
 from qvae.priors.rope import rope_table
+from qvae.priors.scoring import loss_of
 from qvae.types import Batch, Condition, Loss
 
 __all__ = ["Transformer"]
@@ -175,12 +177,23 @@ class Transformer(Prior):
         if self.training and self.swap_prob:
             swapped = torch.rand(inputs.shape, device=inputs.device) < self.swap_prob
             inputs = torch.where(swapped, inputs.roll(1, dims=0), inputs)
-        return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
+        if len(self.codebook_sizes) > 1:
+            return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
+        x = self._features(inputs, cond).flatten(0, 1)
+        nll, hits = linear_cross_entropy(x, self.head.weight, digits.flatten())
+        nll = nll.view(digits.shape).sum(1)
+        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
     ) -> Float[Tensor, "B N S"]:
         """Return float32 logits of every digit; the inputs are taken as checked."""
+        return self._read_out(self._features(tokens, cond))
+
+    def _features(
+        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
+    ) -> Float[Tensor, "B N D"]:
+        """Return what the head reads each position's logits from."""
         x = self.position_inputs(cond)
         x = x + F.pad(self._entering(tokens.long()), (0, 0, 1, 0))
         if torch.is_autocast_enabled(x.device.type):
@@ -190,7 +203,7 @@ class Transformer(Prior):
         for block in self.blocks:
             x = block(x, mask, self.rope)
         x = self.norm(x)
-        return self._read_out(x if self.is_plain else x[:, self.step_of])
+        return x if self.is_plain else x[:, self.step_of]
 
     def _entering(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B T1 D"]:
         """Sum the embeddings of what each step but the last decided."""
