@@ -12,11 +12,14 @@ from qvae.autoencoder import build_autoencoder
 from qvae.cli.main import main
 from qvae.coding import compress, decode_tokens, decompress, encode_tokens, uniform_prior
 from qvae.data.codecs import bytes_at_psnr
-from qvae.errors import FormatError
+from qvae.data.images import Images
+from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.priors.base import build_prior
+from qvae.runs.likelihood import total_bits
+from qvae.runs.loading import open_run
 from qvae.tokenizer import Tokenizer
-from qvae.types import Condition, DataSpec
+from qvae.types import Batch, Condition, DataSpec
 from test_prior_contract import COND, make, random_tokens
 
 TRANSFORMER = {"name": "transformer", "num_layers": 1, "dim": 16, "num_heads": 2}
@@ -181,3 +184,31 @@ def test_inpaint_draws_the_region_and_keeps_the_rest(run, tmp_path, capsys):
     for extra in ([], ["--region", "0:8"], ["--region", "9:9,:"], ["--region", "a:b,:"]):
         code, _, err = call(capsys, *words, *extra)
         assert code == 2 and ("region" in err)
+
+
+def test_total_bits_are_the_likelihood_s_and_the_prior_s(tmp_path):
+    tokenizer = make_tokenizer(conditions=())
+    prior = prior_of(tokenizer)
+    for name, model in (("first", tokenizer.model), ("run", prior)):
+        save_model(model, tmp_path / name / "model")
+    tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    data = Images(tmp_path / "x.npy")
+    run, first = open_run(tmp_path / "run"), open_run(tmp_path / "first")
+    rows = total_bits(run, first, data)
+    x = data.test().batch(np.arange(len(data.test()))).x
+    with torch.no_grad():
+        rate = prior.nll(tokenizer.encode(x)).mean()
+        nll = tokenizer.model(Batch(x=x)).nll.mean()
+    expected = float(nll + rate) / (256 * math.log(2))
+    assert rows["bits_per_dim_total"]["value"] == pytest.approx(expected, rel=1e-4)
+    uniform = float(nll) + tokenizer.num_tokens * math.log(20)
+    assert rows["bits_per_dim_uniform"]["value"] == pytest.approx(
+        uniform / (256 * math.log(2)), rel=1e-4
+    )
+    save_model(make_tokenizer(seed=3, conditions=()).model, tmp_path / "other" / "model")
+    with pytest.raises(FormatError, match="its tokenizer is"):
+        total_bits(run, open_run(tmp_path / "other"), data)
+    with pytest.raises(UsageError, match="needs a prior's run"):
+        total_bits(first, first, data)

@@ -28,7 +28,7 @@ def uncovered_after(num_tokens: int, num_steps: int) -> list[int]:
         >>> uncovered_after(64, 8)
         [2, 5, 11, 19, 29, 40, 52, 64]
     """
-    counts = []
+    counts: list[int] = []
     for step in range(1, num_steps + 1):
         hidden = math.floor(num_tokens * math.cos(math.pi / 2 * step / num_steps))
         least = counts[-1] + 1 if counts else 1
