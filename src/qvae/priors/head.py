@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qvae.networks.condition import Conditioner
 from qvae.types import Condition
 
-__all__ = ["PositionInputs", "head_layout", "hide_conditions", "read_out"]
+__all__ = ["PositionInputs", "head_layout", "hide_conditions", "read_out", "swap_tokens"]
 
 
 def head_layout(
@@ -50,6 +50,16 @@ def hide_conditions(
         return cond
     is_hidden = torch.rand(len(cond), 1, device=cond.device) < null_prob
     return cond.masked_fill(is_hidden, torch.nan)
+
+
+def swap_tokens(
+    tokens: Int[Tensor, "B N"], swap_prob: float, *, is_training: bool
+) -> Int[Tensor, "B N"]:
+    """Replace a share of inputs in training by another row's: a prior then forgives its slips."""
+    if not is_training or not swap_prob:
+        return tokens
+    is_swapped = torch.rand(tokens.shape, device=tokens.device) < swap_prob
+    return torch.where(is_swapped, tokens.roll(1, dims=0), tokens)
 
 
 class PositionInputs(nn.Module):

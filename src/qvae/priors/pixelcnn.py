@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose
-from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out
+from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out, swap_tokens
 from qvae.priors.scoring import loss_of
 from qvae.types import Batch, Loss
 
@@ -65,6 +65,8 @@ class PixelCNN(Prior):
         dim: width; >= 1.
         kernel: side of the square whose upper half is seen; odd, >= 3.
         null_prob: share of training rows whose condition is hidden, in [0, 1].
+        swap_prob: share of training inputs replaced by another row's token, in [0, 1);
+            the prior then forgives its own slips.
         cond_table: whether every position has its own map of the condition's features.
         **tokens: what :class:`~qvae.priors.base.Prior` takes.
 
@@ -87,6 +89,7 @@ class PixelCNN(Prior):
         dim: int = 128,
         kernel: int = 5,
         null_prob: float = 0.1,
+        swap_prob: float = 0.0,
         cond_table: bool = True,
         **tokens: Any,
     ) -> None:
@@ -96,9 +99,11 @@ class PixelCNN(Prior):
                 f"num_layers={num_layers}, dim={dim}, kernel={kernel}: all are >= 1"
                 " and the kernel is odd and >= 3"
             )
-        if not 0 <= null_prob <= 1:
-            raise ValueError(f"null_prob={null_prob}: must be in [0, 1]")
-        self.dim, self.null_prob = dim, null_prob
+        if not 0 <= null_prob <= 1 or not 0 <= swap_prob < 1:
+            raise ValueError(
+                f"null_prob={null_prob}, swap_prob={swap_prob}: must be in [0, 1] and in [0, 1)"
+            )
+        self.dim, self.null_prob, self.swap_prob = dim, null_prob, swap_prob
         self.plane = (math.prod(self.grid[:-1]), self.grid[-1])
         num_cells = math.prod(self.plane)
         self.embedding = nn.Embedding(self.vocab_size, dim)
@@ -120,13 +125,14 @@ class PixelCNN(Prior):
         return self.logits(tokens, self.check_cond(cond, len(tokens))).log_softmax(-1)
 
     def forward(self, batch: Batch) -> Loss:
-        """Return the objective; in training, hide conditions at random."""
+        """Return the objective; in training, hide conditions and swap inputs at random."""
         digits = to_digits(batch.x, self.low, self.high)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
+        inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
         if self._num_codebooks > 1:
-            return self._loss(self.logits(batch.x, cond).log_softmax(-1), digits)
-        x = self._features(batch.x.long(), cond).flatten(0, 1)
+            return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
+        x = self._features(inputs, cond).flatten(0, 1)
         nll, hits = linear_cross_entropy(x, self.head.weight, digits.flatten())
         nll = nll.view(digits.shape).sum(1)
         return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())

@@ -21,7 +21,7 @@ from qvae.priors.base import Prior, to_digits
 from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.decoding import Decoder
 from qvae.priors.draw import Choose
-from qvae.priors.head import head_layout, hide_conditions, read_out
+from qvae.priors.head import head_layout, hide_conditions, read_out, swap_tokens
 from qvae.priors.order import Order, Pattern, schedule
 from qvae.priors.rope import rope_table
 from qvae.priors.scoring import loss_of
@@ -172,11 +172,8 @@ class Transformer(Prior):
         """Return the objective; in training, hide conditions and swap inputs at random."""
         digits = to_digits(batch.x, self.low, self.high)
         cond = self.check_cond(batch.cond, len(digits))
-        inputs = batch.x.long()
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
-        if self.training and self.swap_prob:
-            swapped = torch.rand(inputs.shape, device=inputs.device) < self.swap_prob
-            inputs = torch.where(swapped, inputs.roll(1, dims=0), inputs)
+        inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
         if len(self.codebook_sizes) > 1:
             return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
         x = self._features(inputs, cond).flatten(0, 1)
