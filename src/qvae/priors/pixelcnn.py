@@ -107,9 +107,11 @@ class PixelCNN(Prior):
         self.plane = (math.prod(self.grid[:-1]), self.grid[-1])
         num_cells = math.prod(self.plane)
         self.embedding = nn.Embedding(self.vocab_size, dim)
-        self.within = nn.Embedding(self.vocab_size, dim)
-        for table in (self.embedding, self.within):
-            nn.init.normal_(table.weight, std=0.1)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.within: nn.Embedding | None = None
+        if self._num_codebooks > 1:
+            self.within = nn.Embedding(self.vocab_size, dim)
+            nn.init.normal_(self.within.weight, std=0.1)
         self.inputs = PositionInputs(self.conditions, num=num_cells, dim=dim, cond_table=cond_table)
         self.layers = nn.ModuleList(_Layer(dim=dim, kernel=kernel) for _ in range(num_layers))
         self.mix = nn.Conv2d(dim, dim, 1)
@@ -161,6 +163,8 @@ class PixelCNN(Prior):
 
     def _within(self, x: Float[Tensor, "B cells D"], tokens: Tensor) -> Float[Tensor, "B N D"]:
         """Give each codebook of a cell its features: the cell's and the codebooks' before it."""
+        if self.within is None:
+            return x.relu()
         told = self.within(tokens).unflatten(1, (-1, self._num_codebooks))
         before = F.pad(told.cumsum(2)[:, :, :-1], (0, 0, 1, 0))
         return (x[:, :, None] + before).flatten(1, 2).relu()
@@ -253,6 +257,6 @@ class PixelCNN(Prior):
             digits[:, n] = choose(logits + self.short[n], n)
             token = digits[:, n] + self.low[n]
             token = token.repeat(2) if is_guided else token
-            told = told + self.within(token)
+            told = told if self.within is None else told + self.within(token)
             embedded = embedded + self.embedding(token)
         return embedded[..., None]
