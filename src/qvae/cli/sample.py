@@ -33,17 +33,8 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
         metavar="NAME=VALUE",
         help="what to tell the model, such as time=4:20; may be repeated",
     )
-    own = "; default: the sample section of the run's recipe"
-    parser.add_argument("--temperature", type=_number, metavar="T", help=f">= 0{own}")
-    parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
-    parser.add_argument("--top-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
-    parser.add_argument("--min-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
-    parser.add_argument("--guidance", type=_number, metavar="G", help=f"1 is plain sampling{own}")
-    parser.add_argument("--inpaint", metavar="FILE", help="a sample to draw a part of anew")
-    parser.add_argument(
-        "--region", metavar="RANGES", help="the part, rows and columns, such as 0:32,16:48"
-    )
-    parser.add_argument("--keep", metavar="MASK", help="instead, a picture: what is white stays")
+    _add_sampler(parser)
+    _add_inpainting(parser)
     add_common(parser, "device", "precision", "threads", "seed")
     args = parse(parser, words)
     if (args.inpaint is None) != (args.region is None and args.keep is None) or (
@@ -76,6 +67,23 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
     files = save_samples(x, output_folder(args.output))
     data = {"folder": args.output, "files": [str(file) for file in files], "cond": cond}
     return Result(data=data, text=f"{args.output}: {len(files)} samples")
+
+
+def _add_sampler(parser: Parser) -> None:
+    own = "; default: the sample section of the run's recipe"
+    parser.add_argument("--temperature", type=_number, metavar="T", help=f">= 0{own}")
+    parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
+    parser.add_argument("--top-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--min-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--guidance", type=_number, metavar="G", help=f"1 is plain sampling{own}")
+
+
+def _add_inpainting(parser: Parser) -> None:
+    parser.add_argument("--inpaint", metavar="FILE", help="a sample to draw a part of anew")
+    parser.add_argument(
+        "--region", metavar="RANGES", help="the part, rows and columns, such as 0:32,16:48"
+    )
+    parser.add_argument("--keep", metavar="MASK", help="instead, a picture: what is white stays")
 
 
 def conditions(words: Sequence[str]) -> dict[str, str]:

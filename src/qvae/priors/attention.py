@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qvae.priors.rope import rotate
 
-__all__ = ["Block", "causal_mask"]
+__all__ = ["Block", "causal_mask", "check_sizes"]
 
 
 def causal_mask(length: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -22,6 +22,19 @@ def causal_mask(length: int, *, device: torch.device, dtype: torch.dtype) -> Ten
         [[0.0, -inf], [0.0, 0.0]]
     """
     return torch.full((length, length), -torch.inf, device=device, dtype=dtype).triu_(1)
+
+
+def check_sizes(*, num_layers: int, dim: int, num_heads: int) -> None:
+    """Refuse sizes of which no stack of blocks can be made.
+
+    Raises:
+        ValueError: a size below 1, or a width that the heads cannot share.
+    """
+    if num_layers < 1 or num_heads < 1 or dim < 1 or dim % num_heads:
+        raise ValueError(
+            f"num_layers={num_layers}, dim={dim}, num_heads={num_heads}: all are >= 1"
+            " and dim is a multiple of num_heads"
+        )
 
 
 class Block(nn.Module):

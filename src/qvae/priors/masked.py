@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from qvae.priors.attention import Block
+from qvae.priors.attention import Block, check_sizes
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose, Draw
@@ -93,15 +93,9 @@ class Masked(Prior):
         **tokens: Any,
     ) -> None:
         super().__init__(**tokens)
-        if num_layers < 1 or num_heads < 1 or dim < 1 or dim % num_heads:
-            raise ValueError(
-                f"num_layers={num_layers}, dim={dim}, num_heads={num_heads}: all are >= 1"
-                " and dim is a multiple of num_heads"
-            )
+        check_sizes(num_layers=num_layers, dim=dim, num_heads=num_heads)
         if not 0 <= dropout < 1 or not 0 <= null_prob <= 1:
             raise ValueError(f"dropout={dropout}, null_prob={null_prob}: must be in [0, 1)")
-        if not 1 <= num_steps <= self.num_tokens:
-            raise ValueError(f"num_steps={num_steps}: must be in 1..{self.num_tokens}")
         if uncover not in ("confidence", "order") or not 0 <= choice_temperature < math.inf:
             raise ValueError(
                 f"uncover={uncover!r}, choice_temperature={choice_temperature}: must be confidence"
@@ -121,9 +115,15 @@ class Masked(Prior):
         self.norm = nn.LayerNorm(dim, bias=False)
         self.head = nn.Linear(dim, self.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
+        self._register_layout(num_steps)
+
+    def _register_layout(self, num_steps: int) -> None:
+        """Lay out the head, and the round in which the fixed order uncovers each position."""
         rows, mask = head_layout(self.codebook_sizes)
         self.register_buffer("head_rows", rows, persistent=False)
         self.register_buffer("short", mask.repeat(len(self.low) // len(rows), 1), persistent=False)
+        if not 1 <= num_steps <= self.num_tokens:
+            raise ValueError(f"num_steps={num_steps}: must be in 1..{self.num_tokens}")
         counts = uncovered_after(self.num_tokens, num_steps)
         shuffled = torch.from_numpy(np.random.default_rng(0).permutation(self.num_tokens))
         rounds = torch.empty(self.num_tokens, dtype=torch.long)

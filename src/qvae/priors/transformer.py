@@ -8,7 +8,8 @@ good a likelihood and still ignore the condition.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.networks.condition import Conditioner
-from qvae.priors.attention import Block, causal_mask
+from qvae.priors.attention import Block, causal_mask, check_sizes
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.decoding import Decoder
@@ -25,7 +26,7 @@ from qvae.priors.head import head_layout, hide_conditions, read_out, swap_tokens
 from qvae.priors.order import Order, Pattern, schedule
 from qvae.priors.rope import rope_table
 from qvae.priors.scoring import loss_of
-from qvae.types import Batch, Condition, Loss
+from qvae.types import Batch, Loss
 
 __all__ = ["Transformer"]
 
@@ -38,11 +39,6 @@ class Transformer(Prior):
     Diffusion Guidance", arXiv 2207.12598, applied to logits; it needs ``null_prob`` > 0.
 
     Args:
-        vocab_size: number of tokens, the sum of ``codebook_sizes``.
-        num_tokens: N, tokens in a sample.
-        conditions: what ``cond`` columns mean.
-        codebook_sizes: sizes of the K codebooks; None is one of ``vocab_size``.
-        grid: axes of the cells.
         num_layers: blocks; >= 1.
         dim: width; a multiple of ``num_heads``.
         num_heads: attention heads; >= 1.
@@ -54,6 +50,7 @@ class Transformer(Prior):
         order: how the cells follow each other: raster, spiral or multiscale.
         pattern: how a cell's codebooks do: flat, delayed or parallel.
         rope: whether queries and keys are turned by their cells as well.
+        **tokens: what :class:`~qvae.priors.base.Prior` takes.
 
     Raises:
         ValueError: a value out of range.
@@ -75,11 +72,6 @@ class Transformer(Prior):
     def __init__(
         self,
         *,
-        vocab_size: int,
-        num_tokens: int,
-        conditions: Iterable[Condition] = (),
-        codebook_sizes: Sequence[int] | None = None,
-        grid: Sequence[int] | None = None,
         num_layers: int = 6,
         dim: int = 256,
         num_heads: int = 8,
@@ -90,19 +82,10 @@ class Transformer(Prior):
         order: Order = "raster",
         pattern: Pattern = "flat",
         rope: bool = False,
+        **tokens: Any,
     ) -> None:
-        super().__init__(
-            vocab_size=vocab_size,
-            num_tokens=num_tokens,
-            conditions=conditions,
-            codebook_sizes=codebook_sizes,
-            grid=grid,
-        )
-        if num_layers < 1 or num_heads < 1 or dim < 1 or dim % num_heads:
-            raise ValueError(
-                f"num_layers={num_layers}, dim={dim}, num_heads={num_heads}: all are >= 1"
-                " and dim is a multiple of num_heads"
-            )
+        super().__init__(**tokens)
+        check_sizes(num_layers=num_layers, dim=dim, num_heads=num_heads)
         for name, value in (("dropout", dropout), ("swap_prob", swap_prob)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value}: must be in [0, 1)")
@@ -110,7 +93,7 @@ class Transformer(Prior):
             raise ValueError(f"null_prob={null_prob}: must be in [0, 1]")
         self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
         self.null_prob, self.swap_prob = null_prob, swap_prob
-        self.embedding = nn.Embedding(vocab_size, dim)
+        self.embedding = nn.Embedding(self.vocab_size, dim)
         self.start = nn.Parameter(torch.empty(dim))
         self._register_steps(order, pattern, rope=rope)
         self.positions = nn.Parameter(torch.empty(len(self.steps), dim))
@@ -124,7 +107,7 @@ class Transformer(Prior):
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim, bias=False)
-        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head = nn.Linear(dim, self.vocab_size, bias=False)
         self._register_head_layout()
         self._init_weights()
 
