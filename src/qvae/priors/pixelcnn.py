@@ -10,10 +10,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.priors.base import Prior, to_digits
-from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose
 from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out, swap_tokens
-from qvae.priors.scoring import loss_of
+from qvae.priors.scoring import head_loss
 from qvae.types import Batch, Loss
 
 __all__ = ["PixelCNN"]
@@ -134,10 +133,7 @@ class PixelCNN(Prior):
         inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
         if self._num_codebooks > 1:
             return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
-        x = self._features(inputs, cond).flatten(0, 1)
-        nll, hits = linear_cross_entropy(x, self.head.weight, digits.flatten())
-        nll = nll.view(digits.shape).sum(1)
-        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
+        return head_loss(self._features(inputs, cond), self.head.weight, digits)
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
