@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qvae.errors import UsageError
 from qvae.networks.condition import Conditioner
+from qvae.priors.attention import Block
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.draw import Choose
 from qvae.priors.head import head_layout, hide_conditions
@@ -220,7 +221,8 @@ def to_gpt2(prior: Transformer) -> Any:
     body.wpe.weight.copy_(prior.positions)
     body.ln_f.weight.copy_(prior.norm.weight)
     model.lm_head.weight.copy_(torch.cat([prior.head.weight, prior.start[None] * 0]))
-    for theirs, ours in zip(body.h, prior.blocks, strict=True):
+    blocks = [block for block in prior.blocks if isinstance(block, Block)]
+    for theirs, ours in zip(body.h, blocks, strict=True):
         theirs.ln_1.weight.copy_(ours.norm_attention.weight)
         theirs.ln_2.weight.copy_(ours.norm_mlp.weight)
         theirs.attn.c_attn.weight.copy_(ours.qkv.weight.t())
