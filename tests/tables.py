@@ -237,6 +237,56 @@ def vae_step_results():
     return "\n".join(lines)
 
 
+def prior_results():
+    report = result("priors.json")
+    if report is None:
+        return "_No results are committed yet._"
+    lines = [
+        f"VAE of the same networks: {report['vae']['value']:.2f} bits/dim.",
+        "",
+        "| prior | bits/token | unigram | bits/dim, both stages | told the class | class found, of "
+        "reconstructions | variance, of real | CPU ms a sample | bytes | WebP | JPEG | PNG |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in report["priors"].items():
+        tokens, total, drawn = row["tokens"], row["total"], row["samples"]
+        sizes = row["compressed"]["bytes"]
+        values = [
+            f"{tokens['bits_per_token']['value']:.3f}",
+            f"{tokens['bits_per_token_unigram']['value']:.3f}",
+            f"{total['bits_per_dim_total']['value']:.3f}",
+            f"{total['bits_per_dim_told']['value']:.3f}",
+            f"{drawn['accuracy_ratio']:.1%}",
+            f"{drawn['variance_ratio']:.2f}",
+            f"{drawn['cpu_ms_a_sample']:.2f}",
+            *(f"{sizes[codec]:,}" for codec in ("ours", "webp", "jpeg", "png")),
+        ]
+        lines.append("| " + " | ".join([f"`{name}`", *values]) + " |")
+    images = {row["compressed"]["images"] for row in report["priors"].values()}
+    lines += ["", f"Bytes of {max(images)} test images, each at the PSNR of its own tokens."]
+    return "\n".join(lines)
+
+
+def decode_results():
+    report = result("decode.json")
+    if report is None:
+        return "_No results are committed yet._"
+    lines = [
+        f"One thread, {report['rounds']} rounds, torch {report['torch']}, "
+        f"transformers {report['transformers']}; seconds of computing for 256 tokens.",
+        "",
+        "| batch | ours float32 | ours bf16 | transformers float32 | transformers bf16 "
+        "| best against best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for num, row in report["batches"].items():
+        names = [f"{who}, {kind}" for who in ("ours", "transformers") for kind in DTYPES]
+        times = [f"{row['seconds'][name]:.3g}" for name in names]
+        lines.append("| " + " | ".join([num, *times, f"{row['ratio_best_dtype']:.2f}x"]) + " |")
+    return "\n".join(lines)
+
+
+DTYPES = ("float32", "bf16")
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
@@ -244,6 +294,7 @@ GENERATED = {
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "quantizer.json")
     },
+    ROOT / "docs" / "priors.md": {"priors": prior_results, "decode": decode_results},
     ROOT / "docs" / "results.md": {
         "fashion": fashion_results,
         "step": step_results,

@@ -1,5 +1,6 @@
 """What every prior promises: ranges, streams of random numbers, the loss, and its errors."""
 
+import itertools
 import math
 
 import pytest
@@ -7,26 +8,59 @@ import torch
 
 from qvae.data.base import Split
 from qvae.errors import UsageError
+from qvae.pretrained import load_model, save_model
 from qvae.priors.base import build_prior, to_digits, token_ranges
+from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.sampling import filter_logits, invert, pick, uniforms
 from qvae.priors.uniform import Uniform
 from qvae.priors.unigram import fit_unigram
+from qvae.registry import names
 from qvae.types import Batch, Condition
 
 TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
 LABEL = Condition(name="label", kind="category", categories=("a", "b", "c"))
 TINY = {"num_layers": 2, "dim": 16, "num_heads": 2}
-PRIORS = [{"name": "uniform"}, {"name": "unigram"}, {"name": "transformer", **TINY}]
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+}
+MASKED = {"name": "masked", **TINY, "num_steps": 3}
+PRIORS = [
+    {"name": "uniform"},
+    {"name": "unigram"},
+    {"name": "transformer", **TINY},
+    {"name": "transformer", **TINY, "order": "spiral", "rope": True},
+    {"name": "transformer", **TINY, "order": "multiscale"},
+    {"name": "transformer", **TINY, "pattern": "delayed"},
+    {"name": "transformer", **TINY, "pattern": "parallel", "order": "spiral"},
+    {"name": "pixelcnn", "num_layers": 2, "dim": 8, "kernel": 3},
+    {**MASKED, "uncover": "order"},
+    MASKED,
+    {"name": "hf", "architecture": LLAMA},
+]
+"""A case for each prior; a guard fails if one is missing."""
+
+
+def case_name(config):
+    options = [str(v) for k, v in config.items() if k in ("order", "pattern", "uncover", "rope")]
+    return "-".join([config["name"], *options])
+
+
 SIZES = [(7,), (5, 3), (4, 4, 4)]
 
 
-def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL)):
+def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL), grid=None):
     prior = build_prior(
         config,
         vocab_size=sum(sizes),
         num_tokens=num_tokens,
         codebook_sizes=sizes,
         conditions=conditions,
+        grid=grid or (2, num_tokens // len(sizes) // 2),
     ).eval()
     for name, parameter in prior.named_parameters():
         if "norm" not in name:
@@ -39,7 +73,7 @@ def random_tokens(prior, num):
     return low + (torch.rand(num, prior.num_tokens) * (high - low)).long()
 
 
-@pytest.fixture(params=PRIORS, ids=lambda config: config["name"])
+@pytest.fixture(params=PRIORS, ids=case_name)
 def config(request):
     return request.param
 
@@ -96,11 +130,125 @@ def test_forward_is_the_mean_nll(prior):
     assert not any(value.requires_grad for value in loss.metrics.values())
 
 
-def test_frequencies_of_samples_match_the_first_position_s_probabilities(prior):
-    tokens = prior.sample(2000, COND[0], seed=3)
-    probs = prior.log_probs(tokens[:1], COND[:1])[0, 0].exp()
-    found = torch.bincount(tokens[:, 0] - prior.low[0], minlength=len(probs)) / 2000
-    assert (found - probs).abs().max() < 0.04
+TINY_GRIDS = [((3,), 4, (2, 2)), ((2, 3), 4, (2,))]
+"""Codebook sizes, tokens and grid for which every sequence can be listed."""
+
+
+@pytest.mark.parametrize(("sizes", "num_tokens", "grid"), TINY_GRIDS, ids=str)
+def test_nll_is_a_distribution_and_samples_follow_it(config, sizes, num_tokens, grid):
+    """Sum over all sequences = 1; the frequencies of samples pass a chi-square test."""
+    torch.manual_seed(1)
+    prior = make(config, sizes, num_tokens, grid=grid)
+    ranges = [range(low, high) for low, high in zip(prior.low, prior.high, strict=True)]
+    every = torch.tensor(list(itertools.product(*ranges)))
+    probs = prior.nll(every, COND[:1]).neg().exp().detach().double()
+    assert float(probs.sum()) == pytest.approx(1, abs=1e-5)
+    if by_confidence(prior):
+        return  # which token is kept depends on what was drawn: its sampler has no formula
+    num = 3000
+    drawn = prior.sample(num, COND[0], seed=3)
+    codes = (drawn[:, None] == every).all(-1).long().argmax(1)
+    found = torch.bincount(codes, minlength=len(every)).double()
+    is_common = probs * num >= 5
+    chi2 = ((found - probs * num).square() / (probs * num))[is_common].sum()
+    rare = found[~is_common].sum() - probs[~is_common].sum() * num
+    degrees = int(is_common.sum())
+    assert chi2 < degrees + 5 * math.sqrt(2 * degrees) and abs(rare) < 6 * math.sqrt(num * 0.05)
+
+
+def by_confidence(prior):
+    return getattr(prior, "uncover", "") == "confidence"
+
+
+def test_what_is_kept_stays_and_the_rest_is_drawn(prior):
+    known, keep = random_tokens(prior, 3), torch.rand(3, prior.num_tokens) < 0.5
+    drawn = prior.sample(3, COND, seed=2, known=known, keep=keep)
+    assert torch.equal(drawn[keep], known[keep])
+    assert ((drawn >= prior.low) & (drawn < prior.high)).all()
+    assert torch.equal(prior.sample(3, known=known, keep=torch.ones_like(keep)), known)
+    nothing = torch.zeros_like(keep)
+    if not by_confidence(prior):
+        assert torch.equal(
+            prior.sample(3, COND, seed=2, known=known, keep=nothing), prior.sample(3, COND, seed=2)
+        )
+
+
+def test_padding_is_not_scored_and_not_drawn(prior):
+    tokens, lengths = random_tokens(prior, 3), torch.tensor([1, 5, prior.num_tokens])
+    other = tokens.clone()
+    other[0, 1:], other[1, 5:] = 10**6, -5  # whatever: it is not part of the sample
+    nll = prior.nll(tokens, COND, lengths=lengths)
+    assert torch.equal(nll, prior.nll(other, COND, lengths=lengths))
+    assert torch.equal(nll[2], prior.nll(tokens, COND)[2]) or torch.allclose(
+        nll[2], prior.nll(tokens, COND)[2]
+    )
+    padded = torch.where(torch.arange(prior.num_tokens) < lengths[:, None], tokens, prior.low)
+    log_probs = prior.log_probs(padded, COND)
+    picked = log_probs.gather(-1, (padded - prior.low)[..., None])[..., 0]
+    expected = [-picked[b, : lengths[b]].sum() for b in range(3)]
+    torch.testing.assert_close(nll, torch.stack(expected))
+    drawn = prior.sample(3, COND, seed=2, lengths=lengths)
+    assert torch.equal(drawn[0, 1:], prior.low[1:]) and torch.equal(drawn[1, 5:], prior.low[5:])
+
+
+def test_a_draw_says_how_far_it_is(prior):
+    seen = []
+    prior.sample(2, on_step=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] <= seen[-1][1] == prior.num_tokens
+    assert max(done for done, _ in seen) == prior.num_tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"known": torch.zeros(12, dtype=torch.long)}, "known and keep"),
+        ({"known": torch.zeros(12), "keep": torch.ones(12, dtype=torch.bool)}, "must be integers"),
+        (
+            {"known": torch.zeros(11, dtype=torch.long), "keep": torch.ones(11) > 0},
+            r"known of shape \(11,\): needs \[2, 12\]",
+        ),
+        (
+            {"known": torch.full((12,), 99), "keep": torch.ones(12) > 0},
+            "token 99 at position 0 of row 0: must be in 0..4",
+        ),
+        ({"lengths": torch.tensor([0, 3])}, r"lengths=\[0, 3\]: needs 2 integers in 1..12"),
+        ({"lengths": torch.tensor([13, 3])}, "in 1..12"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_fixed_is_refused(config, arguments, text):
+    with pytest.raises(ValueError, match=text):
+        make(config).sample(2, **arguments)
+
+
+def test_a_grid_of_another_size_is_refused(config):
+    with pytest.raises(ValueError, match=r"grid=\(5, 1\): with 2 codebooks it has 10 tokens"):
+        make(config, grid=(5, 1))
+
+
+def test_a_saved_prior_is_the_same_prior(prior, tmp_path):
+    save_model(prior, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.grid == prior.grid and again.config == prior.config
+    tokens = random_tokens(prior, 3)
+    assert torch.equal(again.nll(tokens, COND), prior.nll(tokens, COND))
+    assert torch.equal(again.sample(2, seed=4), prior.sample(2, seed=4))
+
+
+def test_a_step_of_training_reaches_every_weight(prior):
+    if not list(prior.parameters()):
+        return
+    prior.train()
+    torch.manual_seed(0)
+    loss = prior(Batch(x=random_tokens(prior, 16), cond=COND[:1].expand(16, -1)))
+    loss.total.backward()
+    assert torch.isfinite(loss.total)
+    without = [name for name, p in prior.named_parameters() if p.grad is None]
+    assert not without
+
+
+def test_every_prior_has_a_case():
+    assert {config["name"] for config in PRIORS} == set(names("prior"))
 
 
 def test_a_sample_does_not_depend_on_the_batch_around_it(prior):
@@ -135,6 +283,8 @@ def test_not_told_is_nan(prior):
 
 
 def test_temperature_zero_and_top_k_one_take_the_best(prior):
+    if by_confidence(prior):
+        return  # its order is drawn as well
     greedy = prior.sample(2, COND[:2], temperature=0.0)
     assert torch.equal(greedy, prior.sample(2, COND[:2], top_k=1, seed=9))
     if not isinstance(prior, Uniform):  # where all are equally probable there is no best
@@ -164,6 +314,7 @@ def test_a_token_of_another_codebook_is_named(config, token, where):
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"min_p": 0.0}, "min_p=0.0"),
         ({"guidance": math.inf}, "guidance=inf"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": [1]}, "1 entries"),
@@ -246,6 +397,7 @@ def test_filters_keep_what_they_should():
     assert kept(top_k=2) == [1, 2] and kept(top_k=9) == kept(top_p=1.0) == [0, 1, 2, 3]
     assert kept(top_p=0.39) == [1] and kept(top_p=0.5) == [1, 2] and kept(top_p=1e-9) == [1]
     assert kept(top_k=2, top_p=0.6) == [1, 2]
+    assert kept(min_p=0.49) == [1, 2, 3] and kept(min_p=1.0) == [1]
     ties = torch.zeros(1, 4)
     assert torch.isfinite(filter_logits(ties, top_k=2, top_p=None))[0].tolist() == [
         True,
@@ -301,3 +453,21 @@ def test_an_unfitted_unigram_is_uniform():
     tokens = torch.tensor([[0, 5] * 6])
     uniform, unigram = make({"name": "uniform"}), make({"name": "unigram"})
     torch.testing.assert_close(uniform.nll(tokens), unigram.nll(tokens))
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_cross_entropy_in_chunks_is_the_cross_entropy(is_bf16, monkeypatch):
+    monkeypatch.setattr("qvae.priors.cross_entropy._CHUNK_NUMBERS", 64)  # chunks of 3 rows
+    torch.manual_seed(0)
+    x, weight = torch.randn(10, 5, requires_grad=True), torch.randn(20, 5, requires_grad=True)
+    targets, share = torch.randint(20, (10,)), torch.rand(10)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        nll, is_best = linear_cross_entropy(x, weight, targets)
+        logits = torch.nn.functional.linear(x, weight).float()
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(nll, expected)
+    assert torch.equal(is_best, logits.argmax(1) == targets) and nll.dtype == torch.float32
+    found = torch.autograd.grad((nll * share).sum(), (x, weight))
+    wanted = torch.autograd.grad((expected * share).sum(), (x, weight))
+    close = {"rtol": 0.02, "atol": 0.02} if is_bf16 else {}
+    torch.testing.assert_close(found, wanted, **close)

@@ -2,10 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from qvae.priors.decoding import Decoder
+from qvae.priors.hf import to_gpt2
+from qvae.priors.order import schedule
+from qvae.priors.rope import rope_table, rotate
 from qvae.priors.transformer import Transformer
 from qvae.types import Batch, Condition
 
@@ -202,3 +206,89 @@ def test_it_learns_what_the_condition_says():
     with torch.no_grad():
         null, told = prior.nll(expected).mean(), prior.nll(expected, hours).mean()
     assert abs(float(null) - math.log(12)) < 0.8 and float(told) < 0.6
+
+
+# -- orders, patterns, rotary positions ---------------------------------------------------------
+
+WAYS = [
+    {"order": "spiral"},
+    {"order": "multiscale"},
+    {"pattern": "delayed"},
+    {"pattern": "parallel"},
+    {"pattern": "delayed", "order": "spiral", "rope": True},
+    {"rope": True},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@torch.no_grad()
+def test_cached_decoding_equals_the_full_pass_in_any_order(way, guidance):
+    prior = make((5, 3), num_tokens=40, grid=(4, 5), **way)
+    tokens = prior.sample(3, COND, seed=1)
+    seen = {}
+
+    def choose(logits, n):
+        seen[n] = logits.clone()
+        return tokens[:, n] - prior.low[n]
+
+    Decoder(prior).run(COND, choose, guidance=guidance)
+    told, null = prior.logits(tokens, COND), prior.logits(tokens, torch.full_like(COND, math.nan))
+    expected = torch.where(told == -math.inf, told, null + guidance * (told - null))
+    found = torch.stack([seen[n] for n in range(40)], 1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@torch.no_grad()
+def test_a_token_sees_what_earlier_steps_decided_and_nothing_else(way):
+    prior = make((5, 3), num_tokens=24, grid=(3, 4), **way)
+    tokens = prior.sample(1, COND[:1])
+    before = prior.logits(tokens, COND[:1])[0]
+    for n in range(prior.num_tokens):
+        other = tokens.clone()
+        other[0, n] = prior.low[n] + (tokens[0, n] - prior.low[n] + 1) % (prior.high - prior.low)[n]
+        changed = (prior.logits(other, COND[:1])[0] != before).any(-1)
+        is_later = prior.step_of > prior.step_of[n]
+        assert not changed[~is_later].any() and bool(changed.any()) == bool(is_later.any())
+
+
+def test_schedules_decide_every_position_once():
+    for order in ("raster", "spiral", "multiscale"):
+        for pattern in ("flat", "delayed", "parallel"):
+            for grid in [(1,), (4, 3), (2, 3, 2), (8, 8)]:
+                table = schedule(grid, 3, order=order, pattern=pattern)
+                found = sorted(table[table >= 0].tolist())
+                assert found == list(range(3 * math.prod(grid)))
+    assert schedule((3,), 2, order="multiscale").ravel().tolist() == [0, 4, 2, 1, 5, 3]
+    assert schedule((2,), 2, pattern="parallel").tolist() == [[0, 1], [2, 3]]
+
+
+def test_rotary_scores_depend_on_the_distance_of_cells_alone():
+    table = rope_table((4, 6), np.arange(24), 8)
+    q, k = torch.randn(2, 1, 1, 8).expand(2, 1, 24, 8)
+    turned = rotate(torch.stack([q, k]), table)
+    scores = turned[0] @ turned[1].transpose(1, 2)
+    # Step t reads cell t - 1: from cell (2, 3) to (1, 1) as from (3, 5) to (2, 3).
+    assert float(scores[0, 15, 8]) == pytest.approx(float(scores[0, 23, 16]), abs=1e-5)
+    assert float(scores[0, 15, 8]) != pytest.approx(float(scores[0, 15, 9]), abs=1e-5)
+    with pytest.raises(ValueError, match="even width"):
+        rope_table((4,), np.arange(4), 3)
+
+
+@torch.no_grad()
+def test_it_is_a_stock_gpt2_of_transformers():
+    prior = make((11,), num_tokens=24, conditions=()).eval()
+    model = to_gpt2(prior)
+    tokens = prior.sample(2, seed=1)
+    words = torch.cat([torch.full((2, 1), 11), tokens], 1)
+    ours = prior.logits(tokens, torch.zeros(2, 0))
+    theirs = model(words[:, :-1]).logits[..., :11]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    start = words[:1, :1]
+    drawn = model.generate(
+        start, attention_mask=torch.ones_like(start), max_new_tokens=24, do_sample=False
+    )
+    assert torch.equal(drawn[:, 1:], prior.sample(1, temperature=0.0))
+    with pytest.raises(ValueError, match="GPT-2 has no conditions"):
+        to_gpt2(make())

@@ -87,6 +87,8 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
             "codebook_sizes": list(model.codebook_sizes),
             "conditions": conditions_to_json(model.conditions),
         }
+        if len(model.grid) > 1:  # one axis is what its length says
+            tokens["grid"] = list(model.grid)
         facts = {"kind": "prior", "tokens": tokens}
     return {**facts, "model": _plain(model.config)}
 
@@ -203,6 +205,7 @@ def _build_prior(config: Mapping[str, Any], where: str) -> nn.Module:
         num_tokens=num_tokens,
         conditions=conditions_from_json(tokens["conditions"], where),
         codebook_sizes=sizes,
+        grid=_sizes(tokens["grid"]) if "grid" in tokens else None,
     )
 
 

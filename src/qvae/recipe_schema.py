@@ -17,7 +17,9 @@ SECTIONS = {
 """The signatures behind the sections that are no component."""
 _NOT_IN_RECIPE = {
     "train": frozenset({"seed", "device"}),
-    "sample": frozenset({"num", "cond", "seed", "generator"}),
+    "sample": frozenset(
+        {"num", "cond", "seed", "generator", "known", "keep", "lengths", "on_step"}
+    ),
 }
 _MODEL_EXTRA = [
     Argument(name="conditional", annotation=bool, default=False, doc="use the data's conditions."),

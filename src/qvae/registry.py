@@ -74,7 +74,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "prior": {
         "uniform": "qvae.priors.uniform:Uniform",
         "unigram": "qvae.priors.unigram:Unigram",
+        "pixelcnn": "qvae.priors.pixelcnn:PixelCNN",
         "transformer": "qvae.priors.transformer:Transformer",
+        "masked": "qvae.priors.masked:Masked",
+        "hf": "qvae.priors.hf:HF",
     },
 }
 """Kind -> name -> ``module:Class``, in the order in which data flows."""

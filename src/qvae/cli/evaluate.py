@@ -18,18 +18,24 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
 
         found = evaluate(args.run, seed=args.seed or 0, device=str(device))
         return Result(data={"run": args.run, "clocks": found}, text=table(found))
+    from qvae.runs.bits import total_bits
     from qvae.runs.loading import open_run, open_run_data
 
+    from qvae.runs.bits import total_bits
+    from qvae.runs.scores import evaluate_run
+
     run = open_run(args.run, device=device)
-    data = open_run_data(run, args.data)
+    if args.stage1 is None:
+        data = open_run_data(run, args.data)
     if args.disentanglement:
         return _disentanglement(run, data, args)
     if args.probe is not None:
         return _probe(run, data, args)
-    from qvae.runs.scores import evaluate_run
-
     with autocast(args, device):
-        if args.likelihood or args.hmc:
+        if args.stage1 is not None:
+            first = open_run(args.stage1, device=device)
+            scores = total_bits(run, first, open_run_data(first, args.data))
+        elif args.likelihood or args.hmc:
             scores = _likelihood(run.model, data.test(), args)
         else:
             scores = evaluate_run(run, data, seed=args.seed or 0)
@@ -59,6 +65,11 @@ def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         "--probe", metavar="COLUMN", help="tell a column from the codes by logistic regression"
     )
     parser.add_argument(
+        "--stage1",
+        metavar="RUN",
+        help="of a prior: the run of its tokens; print the total on its data",
+    )
+    parser.add_argument(
         "--likelihood",
         type=positive,
         metavar="K",
@@ -78,7 +89,7 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     chosen = [
         name
-        for name in ("clocks", "disentanglement", "probe", "likelihood")
+        for name in ("clocks", "stage1", "disentanglement", "probe", "likelihood")
         if getattr(args, name) not in (None, False)
     ]
     if len(chosen) > 1:

@@ -40,6 +40,9 @@ COMMANDS = {
     "quantize": ("quantize", "give a trained VAE codes, without training"),
     "sample": ("sample", "make new data"),
     "compare": ("compare", "train quantizers side by side on your data"),
+    "score": ("score", "say how probable given files are"),
+    "compress": ("compress", "write a sample as few bytes, by a prior's probabilities"),
+    "decompress": ("compress", "get a sample back from its bytes"),
     "read": ("read", "read the time off pictures of clocks"),
     "bench": ("bench", "time the nearest-code search or a quantizer beside other libraries"),
     "info": ("info", "say what this machine and this installation are"),
@@ -120,7 +123,7 @@ def _top(words: list[str]) -> Result:
     if words and words[0] not in ("-h", "--help"):
         raise UsageError(f"{words[0]}: a command comes first; see qvae --help")
     lines = ["usage: qvae COMMAND [options]", "", "From your data to tokens to new data.", ""]
-    lines += [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "qvae COMMAND --help says more; qvae --version says which release this is."]
     commands = {name: summary for name, (_, summary) in COMMANDS.items()}
     return Result(data={"commands": commands}, text="\n".join(lines))

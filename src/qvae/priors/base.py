@@ -9,7 +9,7 @@ its position's codebook, and refuses to score one.
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,55 +17,20 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
-from qvae.priors.sampling import uniforms
+from qvae.priors.digits import to_digits, token_ranges
+from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
+from qvae.priors.scoring import loss_of, pick_log_probs
 from qvae.registry import did_you_mean, resolve
 from qvae.types import Batch, Condition, Loss
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
 
 
-def token_ranges(
-    codebook_sizes: Sequence[int], num_tokens: int
-) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """Return the first token of each position's codebook, and the one after its last.
-
-    Example:
-        >>> low, high = token_ranges((8, 5), 4)
-        >>> low.tolist(), high.tolist()
-        ([0, 8, 0, 8], [8, 13, 8, 13])
-    """
-    sizes = torch.tensor(codebook_sizes)
-    ids = torch.arange(num_tokens) % len(sizes)
-    high = sizes.cumsum(0)
-    return (high - sizes)[ids], high[ids]
-
-
-def to_digits(
-    tokens: Shaped[Tensor, "..."], low: Int[Tensor, " N"], high: Int[Tensor, " N"]
-) -> Int[Tensor, "B N"]:
-    """Check tokens against their ranges and count them from their codebook's first.
-
-    Raises:
-        ValueError: no integers, another length, or a token out of range; the first such is named
-            with its position and value.
-    """
-    if tokens.ndim != 2 or tokens.shape[1] != len(low):
-        raise ValueError(f"tokens of shape {tuple(tokens.shape)}: needs [B, {len(low)}]")
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ValueError(f"tokens of {tokens.dtype}: must be integers")
-    tokens = tokens.long()
-    wrong = (tokens < low) | (tokens >= high)
-    if wrong.any():
-        row, position = (int(i) for i in wrong.nonzero()[0])
-        raise ValueError(
-            f"token {int(tokens[row, position])} at position {position} of row {row}:"
-            f" must be in {int(low[position])}..{int(high[position]) - 1}, its codebook's range"
-        )
-    return tokens - low
-
-
 class Prior(nn.Module, ABC):
     """Model tokens ``[B, N]``: score them, sample them, learn them.
+
+    A subclass gives ``log_probs``, and ``walk``, which decides the tokens of a sample in the
+    prior's own order; the two describe one distribution.
 
     Args:
         vocab_size: number of tokens, the sum of ``codebook_sizes``; >= 1.
@@ -73,6 +38,7 @@ class Prior(nn.Module, ABC):
         conditions: what ``cond`` columns mean; a row of raw numbers, NaN = not told.
         codebook_sizes: size of each of the K codebooks, innermost in the token order;
             None is one codebook of ``vocab_size``.
+        grid: axes of the cells, in raster order; None is one axis.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -90,6 +56,7 @@ class Prior(nn.Module, ABC):
         num_tokens: int,
         conditions: Iterable[Condition] = (),
         codebook_sizes: Sequence[int] | None = None,
+        grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         sizes = tuple(codebook_sizes) if codebook_sizes is not None else (vocab_size,)
@@ -102,10 +69,17 @@ class Prior(nn.Module, ABC):
                 f"num_tokens={num_tokens}: must be a positive multiple of the"
                 f" {len(sizes)} codebooks"
             )
+        axes = (num_tokens // len(sizes),) if not grid else tuple(grid)
+        if math.prod(axes) * len(sizes) != num_tokens:
+            raise ValueError(
+                f"grid={axes}: with {len(sizes)} codebooks it has {math.prod(axes) * len(sizes)}"
+                f" tokens, not num_tokens={num_tokens}"
+            )
         self.vocab_size = vocab_size
         self.num_tokens = num_tokens
         self.conditions = tuple(conditions)
         self.codebook_sizes = sizes
+        self.grid = axes
         self.config = {}
         low, high = token_ranges(sizes, num_tokens)
         self.register_buffer("low", low, persistent=False)
@@ -120,13 +94,35 @@ class Prior(nn.Module, ABC):
     def log_probs(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "B N S"]:
-        """Return log p(digit | earlier tokens, cond) of every digit, in nats.
+        """Return log p(digit | tokens decided before it, cond) of every digit, in nats.
 
         S is the largest codebook; float32, -inf where a codebook is smaller than S. The tokens
         must be in range: ``nll`` and ``forward`` check them, this does not.
         """
 
     @abstractmethod
+    def walk(
+        self,
+        cond: Float[Tensor, "B M"],
+        choose: Choose,
+        *,
+        guidance: float = 1.0,
+        needed: Sequence[bool] | None = None,
+    ) -> Int[Tensor, "B N"]:
+        """Decide every token in the prior's order and return the digits.
+
+        Args:
+            cond: checked conditions.
+            choose: is given the logits of each position in turn and returns its digits.
+            guidance: as in :meth:`sample`.
+            needed: which positions have to be decided; once none is left the rest may stay 0.
+        """
+
+    @property
+    def noise_length(self) -> int:
+        """How many uniform numbers the draw of one sample takes."""
+        return self.num_tokens
+
     def sample(
         self,
         num: int,
@@ -135,9 +131,14 @@ class Prior(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
         guidance: float = 1.0,
         seed: int | Sequence[int] = 0,
         generator: torch.Generator | None = None,
+        known: Shaped[Tensor, "..."] | None = None,
+        keep: Shaped[Tensor, "..."] | None = None,
+        lengths: Shaped[Tensor, "..."] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Int[Tensor, "num N"]:
         """Draw tokens; each sample has its own random stream, see ``sampling.uniforms``.
 
@@ -148,25 +149,66 @@ class Prior(nn.Module, ABC):
             temperature: divides the logits; >= 0, and 0 takes the most probable digit.
             top_k: keep the k most probable digits; >= 1.
             top_p: keep the fewest digits that hold this probability; in (0, 1].
+            min_p: keep the digits at least this share as probable as the best; in (0, 1].
             guidance: g in ``null + g * (told - null)`` of the logits; 1 is plain sampling.
             seed: sample i depends on (seed, i) alone; a sequence gives each sample its own
                 seed, and sample i is then what ``sample(1, seed=seed[i])`` draws.
             generator: draws the seed, when given.
+            known: in-painting: tokens ``[num, N]`` or ``[N]`` to keep where ``keep`` is True. An
+                autoregressive prior has not seen those that come later in its order.
+            keep: booleans, in the shape of ``known``.
+            lengths: ``[num]`` tokens of each sample, in 1..N; what follows is not drawn, and
+                is the first token of its codebook.
+            on_step: called with (work done, work in all), in tokens, as the draw goes on.
 
         Raises:
             ValueError: an argument outside its range.
         """
+        if num < 0:
+            raise ValueError(f"num={num}: must be >= 0")
+        sampler = Sampler(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, guidance=guidance
+        )
+        rows = self.check_cond(cond, num)
+        digits, is_fixed = fixed_tokens(
+            num, self.low, self.high, known=known, keep=keep, lengths=lengths
+        )
+        noise = noise_of(num, self.noise_length, seed, generator, self.device)
+        found = digits.clone()
+        with torch.no_grad():
+            for part, draw in draws(noise, digits, is_fixed, sampler=sampler, on_step=on_step):
+                found[part] = self._draw(rows[part], draw)
+        return torch.where(is_fixed, digits, found) + self.low
+
+    def _draw(self, cond: Float[Tensor, "B M"], draw: Draw) -> Int[Tensor, "B N"]:
+        return self.walk(cond, draw.choose, guidance=draw.sampler.guidance, needed=draw.needed())
 
     def nll(
-        self, tokens: Shaped[Tensor, "..."], cond: Float[Tensor, "..."] | None = None
+        self,
+        tokens: Shaped[Tensor, "..."],
+        cond: Float[Tensor, "..."] | None = None,
+        *,
+        lengths: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, " B"]:
         """Score tokens: ``-log p(tokens | cond)``, nats per sample.
+
+        Args:
+            tokens: ``[B, N]`` integers.
+            cond: as in :meth:`sample`.
+            lengths: ``[B]`` tokens of each sample, in 1..N; what follows may be anything, is read
+                as the first token of its codebook and is not scored.
 
         Raises:
             ValueError: a token outside its position's codebook, or ``cond`` of another width.
         """
+        if lengths is None:
+            digits = to_digits(tokens, self.low, self.high)
+            return pick_log_probs(self.log_probs(tokens, cond), digits).sum(1).neg()
+        is_told = is_within(lengths, len(tokens), self.num_tokens).to(self.device)
+        tokens = torch.where(is_told, tokens, self.low.to(tokens.dtype))
         digits = to_digits(tokens, self.low, self.high)
-        return _pick(self.log_probs(tokens, cond), digits).sum(1).neg()
+        picked = pick_log_probs(self.log_probs(tokens, cond), digits)
+        return picked.masked_fill(~is_told, 0).sum(1).neg()
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective: the mean negative log-likelihood of a batch of tokens."""
@@ -198,34 +240,14 @@ class Prior(nn.Module, ABC):
         return rows.expand(num, width)
 
     def _loss(self, log_probs: Float[Tensor, "B N S"], digits: Int[Tensor, "B N"]) -> Loss:
-        picked = _pick(log_probs, digits)
+        picked = pick_log_probs(log_probs, digits)
         nll = picked.sum(1).neg()
-        per_token = nll.detach().mean() / self.num_tokens
         # amax is 15x as fast as argmax on a CPU; a tie counts as a hit.
         hits = picked.detach() >= log_probs.detach().amax(-1)
-        metrics = {
-            "nats_per_token": per_token,
-            "bits_per_token": per_token / math.log(2),
-            "accuracy": hits.float().mean(),
-        }
-        zero = torch.zeros_like(nll.detach())
-        return Loss(total=nll.mean(), nll=nll, rate=zero, penalty=zero, metrics=metrics)
-
-    def _noise(
-        self, num: int, seed: int | Sequence[int], generator: torch.Generator | None
-    ) -> Float[Tensor, "num N"]:
-        if generator is not None:
-            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        # float64 decides draws; one kind of device has none.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.from_numpy(uniforms(num, self.num_tokens, seed)).to(dtype).to(self.device)
+        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
 
 
-def _pick(log_probs: Float[Tensor, "B N S"], digits: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-    return log_probs.gather(-1, digits.unsqueeze(-1)).squeeze(-1)
-
-
-_FROM_TOKENS = ("vocab_size", "num_tokens", "conditions", "codebook_sizes")
+_FROM_TOKENS = ("vocab_size", "num_tokens", "conditions", "codebook_sizes", "grid", "tokens")
 
 
 def build_prior(
@@ -235,6 +257,7 @@ def build_prior(
     num_tokens: int,
     conditions: Iterable[Condition] = (),
     codebook_sizes: Sequence[int] | None = None,
+    grid: Sequence[int] | None = None,
 ) -> Prior:
     """Build a prior by name and keep the recipe of it in its ``config``.
 
@@ -244,6 +267,7 @@ def build_prior(
         num_tokens: tokens in a sample.
         conditions: what the columns of ``cond`` mean.
         codebook_sizes: as in :class:`Prior`.
+        grid: as in :class:`Prior`.
 
     Raises:
         UsageError: an unknown name or argument.
@@ -268,7 +292,8 @@ def build_prior(
         num_tokens=num_tokens,
         conditions=conditions,
         codebook_sizes=codebook_sizes,
+        grid=grid,
         **args,
     )
-    prior.config = {"name": name, **args}
+    prior.config = {"name": name, **args, **prior.config}
     return prior

@@ -8,13 +8,16 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from qvae.priors.base import Prior
-from qvae.priors.sampling import check_sampler, pick
+from qvae.priors.draw import Choose
 
 __all__ = ["IndependentPrior"]
 
 
 class IndependentPrior(Prior, ABC):
-    """A prior that is one distribution for each position, whatever the condition."""
+    """A prior that is one distribution for each position, whatever the condition.
+
+    ``guidance`` changes nothing: being told is no help.
+    """
 
     @abstractmethod
     def table(self) -> Float[Tensor, "N S"]:
@@ -27,33 +30,18 @@ class IndependentPrior(Prior, ABC):
         self.check_cond(cond, len(tokens))
         return self.table().expand(len(tokens), -1, -1)
 
-    @torch.no_grad()
-    def sample(
+    def walk(
         self,
-        num: int,
-        cond: Float[Tensor, "..."] | None = None,
+        cond: Float[Tensor, "B M"],
+        choose: Choose,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         guidance: float = 1.0,
-        seed: int | Sequence[int] = 0,
-        generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "num N"]:
-        """Draw every token by itself; ``guidance`` changes nothing, being told is no help.
-
-        Arguments and errors are those of :meth:`Prior.sample`.
-        """
-        check_sampler(num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
-        self.check_cond(cond, num)
-        noise = self._noise(num, seed, generator)
-        digits = noise.long()
-        for n, logits in enumerate(self.table()):
-            rows = logits.expand(num, -1)
-            digits[:, n] = pick(
-                rows, noise[:, n], temperature=temperature, top_k=top_k, top_p=top_p
-            )
-        return digits + self.low
+        needed: Sequence[bool] | None = None,
+    ) -> Int[Tensor, "B N"]:
+        """Decide every token by itself."""
+        num = len(cond)
+        chosen = [choose(row.expand(num, -1), n) for n, row in enumerate(self.table())]
+        return torch.stack(chosen, 1)
 
     def _is_short(self) -> Tensor:
         """Where ``[N, S]`` is beyond the end of a position's codebook."""

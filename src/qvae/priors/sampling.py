@@ -1,4 +1,4 @@
-"""Turn logits into tokens: temperature, top-k, top-p, and one random stream a sample.
+"""Turn logits into tokens: temperature, top-k, top-p, min-p, one random stream a sample.
 
 Every sample has its own stream of uniform numbers, keyed by (seed, sample index) with the
 counter-based generator Philox ("Parallel random numbers: as easy as 1, 2, 3", SC 2011), and
@@ -8,6 +8,7 @@ logits themselves may differ in their last bit between batch sizes, because matr
 are summed in another order; a draw that falls within such a rounding (about 1e-7) can differ.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,30 +52,38 @@ def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
 
 
 def check_sampler(
-    *, num: int, temperature: float, top_k: int | None, top_p: float | None, guidance: float
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    guidance: float = 1.0,
 ) -> None:
     """Refuse settings of a sampler that mean nothing.
 
     Raises:
         ValueError: naming the argument, its value and the rule.
     """
-    if num < 0:
-        raise ValueError(f"num={num}: must be >= 0")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be >= 0 and finite")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: must be >= 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: must be in (0, 1]")
+    for name, value in (("top_p", top_p), ("min_p", min_p)):
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{name}={value}: must be in (0, 1]")
     if not abs(guidance) < float("inf"):
         raise ValueError(f"guidance={guidance}: must be finite")
 
 
-def filter_logits(logits: Tensor, *, top_k: int | None, top_p: float | None) -> Tensor:
-    """Set the logits that top-k and top-p drop to -inf, ``[B, S] -> [B, S]``.
+def filter_logits(
+    logits: Tensor, *, top_k: int | None, top_p: float | None, min_p: float | None = None
+) -> Tensor:
+    """Set the logits that top-k, then top-p, then min-p drop to -inf, ``[..., S] -> [..., S]``.
 
     Top-p: "The Curious Case of Neural Text Degeneration", arXiv 1904.09751, section 3.1. The
-    digit that crosses the threshold is kept. Of equal logits the lower digit comes first.
+    digit that crosses the threshold is kept. Of equal logits the lower digit comes first. Min-p:
+    "Turning Up the Heat", arXiv 2407.01082, section 3: a digit is kept if it is at least ``min_p``
+    times as probable as the most probable one.
     """
     if top_k is not None and top_k < logits.shape[-1]:
         kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
@@ -85,18 +94,22 @@ def filter_logits(logits: Tensor, *, top_k: int | None, top_p: float | None) -> 
         dropped = probs.cumsum(-1) - probs >= top_p
         dropped[..., 0] = False
         logits = logits.masked_fill(dropped.scatter(-1, indices, dropped), -torch.inf)
+    if min_p is not None:
+        floor = logits.amax(-1, keepdim=True) + math.log(min_p)
+        logits = logits.masked_fill(logits < floor, -torch.inf)
     return logits
 
 
 def invert(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw a digit for each row by inversion: ``[B, S], [B] -> [B]`` int64.
+    """Draw a digit for each row by inversion: ``[..., S], [...] -> [...]`` int64.
 
     The digit is the first whose cumulative probability exceeds the uniform number, so that
     one of probability 0 is never drawn. Sums are in the precision of ``uniform``.
     """
     heights = logits.softmax(-1, dtype=torch.float32).cumsum(-1, dtype=uniform.dtype)
-    targets = uniform[:, None] * heights[:, -1:]
-    return torch.searchsorted(heights, targets, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    targets = uniform[..., None] * heights[..., -1:]
+    found = torch.searchsorted(heights, targets, right=True)[..., 0]
+    return found.clamp_(max=logits.shape[-1] - 1)
 
 
 def pick(
@@ -106,12 +119,13 @@ def pick(
     temperature: float,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Tensor:
-    """Choose a digit for each row: ``[B, S], [B] -> [B]``, arguments as in ``sample``."""
+    """Choose a digit for each row: ``[..., S], [...] -> [...]``, arguments as in ``sample``."""
     if temperature == 0 or top_k == 1:
         return logits.argmax(-1)
     if temperature != 1:
         logits = logits / temperature
-    if top_k is not None or top_p is not None:
-        logits = filter_logits(logits, top_k=top_k, top_p=top_p)
+    if top_k is not None or top_p is not None or min_p is not None:
+        logits = filter_logits(logits, top_k=top_k, top_p=top_p, min_p=min_p)
     return invert(logits, uniform)

@@ -1,13 +1,15 @@
 """Autoregressive transformer over tokens, told its condition at every position.
 
-Token n is predicted from tokens before n and the condition. Position n's input is the embedding
-of token n-1 (of position 0: a learned start, plus the condition as a prefix) + a learned
-position + its own linear map of the condition's fixed features: the "position x condition
-table". Without it a prior can reach as good a likelihood and still ignore the condition.
+Tokens are decided step by step in an order and a pattern, see :mod:`qvae.priors.order`; raster and
+flat, step n decides token n. Step t's input is the embedding of what step t - 1 decided (of step
+0: a learned start, plus the condition as a prefix) + a learned position + its own linear map of
+the condition's fixed features: the "position x condition table". Without it a prior can reach as
+good a likelihood and still ignore the condition.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +17,17 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.networks.condition import Conditioner
-from qvae.priors.attention import Block, causal_mask
+from qvae.priors.attention import Block, causal_mask, check_sizes
 from qvae.priors.base import Prior, to_digits
 from qvae.priors.decoding import Decoder
-from qvae.priors.sampling import check_sampler, pick
-from qvae.types import Batch, Condition, Loss
+from qvae.priors.draw import Choose
+from qvae.priors.head import head_layout, hide_conditions, read_out, swap_tokens
+from qvae.priors.order import Order, Pattern, schedule
+from qvae.priors.rope import rope_table
+from qvae.priors.scoring import head_loss
+from qvae.types import Batch, Loss
 
 __all__ = ["Transformer"]
-
-_CHUNK = 256
 
 
 class Transformer(Prior):
@@ -34,10 +38,6 @@ class Transformer(Prior):
     Diffusion Guidance", arXiv 2207.12598, applied to logits; it needs ``null_prob`` > 0.
 
     Args:
-        vocab_size: number of tokens, the sum of ``codebook_sizes``.
-        num_tokens: N, tokens in a sample.
-        conditions: what ``cond`` columns mean.
-        codebook_sizes: sizes of the K codebooks; None is one of ``vocab_size``.
         num_layers: blocks; >= 1.
         dim: width; a multiple of ``num_heads``.
         num_heads: attention heads; >= 1.
@@ -46,6 +46,10 @@ class Transformer(Prior):
         swap_prob: share of training inputs replaced by another row's token, in [0, 1);
             the prior then forgives its own slips.
         cond_table: whether every position has its own map of the condition's features.
+        order: how the cells follow each other: raster, spiral or multiscale.
+        pattern: how a cell's codebooks do: flat, delayed or parallel.
+        rope: whether queries and keys are turned by their cells as well.
+        **tokens: what :class:`~qvae.priors.base.Prior` takes.
 
     Raises:
         ValueError: a value out of range.
@@ -60,14 +64,13 @@ class Transformer(Prior):
 
     head_rows: Int[Tensor, "K S"]
     head_mask: Float[Tensor, "K S"]
+    steps: Int[Tensor, "T R"]
+    step_of: Int[Tensor, " N"]
+    rope: Float[Tensor, "..."] | None
 
     def __init__(
         self,
         *,
-        vocab_size: int,
-        num_tokens: int,
-        conditions: Iterable[Condition] = (),
-        codebook_sizes: Sequence[int] | None = None,
         num_layers: int = 6,
         dim: int = 256,
         num_heads: int = 8,
@@ -75,18 +78,13 @@ class Transformer(Prior):
         null_prob: float = 0.1,
         swap_prob: float = 0.0,
         cond_table: bool = True,
+        order: Order = "raster",
+        pattern: Pattern = "flat",
+        rope: bool = False,
+        **tokens: Any,
     ) -> None:
-        super().__init__(
-            vocab_size=vocab_size,
-            num_tokens=num_tokens,
-            conditions=conditions,
-            codebook_sizes=codebook_sizes,
-        )
-        if num_layers < 1 or num_heads < 1 or dim < 1 or dim % num_heads:
-            raise ValueError(
-                f"num_layers={num_layers}, dim={dim}, num_heads={num_heads}: all are >= 1"
-                " and dim is a multiple of num_heads"
-            )
+        super().__init__(**tokens)
+        check_sizes(num_layers=num_layers, dim=dim, num_heads=num_heads)
         for name, value in (("dropout", dropout), ("swap_prob", swap_prob)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value}: must be in [0, 1)")
@@ -94,33 +92,45 @@ class Transformer(Prior):
             raise ValueError(f"null_prob={null_prob}: must be in [0, 1]")
         self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
         self.null_prob, self.swap_prob = null_prob, swap_prob
-        self.embedding = nn.Embedding(vocab_size, dim)
+        self.embedding = nn.Embedding(self.vocab_size, dim)
         self.start = nn.Parameter(torch.empty(dim))
-        self.positions = nn.Parameter(torch.empty(num_tokens, dim))
+        self._register_steps(order, pattern, rope=rope)
+        self.positions = nn.Parameter(torch.empty(len(self.steps), dim))
         self.conditioner = Conditioner(self.conditions, dim=dim) if self.conditions else None
         self.cond_table: nn.Parameter | None = None
         if self.conditioner is not None and cond_table:
-            shape = (self.conditioner.feature_dim, num_tokens, dim)
+            shape = (self.conditioner.feature_dim, len(self.steps), dim)
             self.cond_table = nn.Parameter(torch.empty(shape))
         self.blocks = nn.ModuleList(
             Block(dim=dim, num_heads=num_heads, hidden_dim=4 * dim, dropout=dropout)
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim, bias=False)
-        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head = nn.Linear(dim, self.vocab_size, bias=False)
         self._register_head_layout()
         self._init_weights()
 
+    def _register_steps(self, order: Order, pattern: Pattern, *, rope: bool) -> None:
+        """Lay out which positions each step decides, and the step of each position."""
+        num_codebooks = len(self.codebook_sizes)
+        steps = torch.from_numpy(schedule(self.grid, num_codebooks, order=order, pattern=pattern))
+        step_of = torch.empty(self.num_tokens, dtype=torch.long)
+        for row in steps.t():
+            step_of[row[row >= 0]] = (row >= 0).nonzero()[:, 0]
+        self.register_buffer("steps", steps, persistent=False)
+        self.register_buffer("step_of", step_of, persistent=False)
+        self.is_plain = torch.equal(step_of, torch.arange(self.num_tokens))
+        first = (steps >= 0).long().argmax(1, keepdim=True)
+        cells = steps.gather(1, first)[:, 0].numpy() // num_codebooks
+        head_dim = self.dim // self.num_heads
+        table = rope_table(self.grid, cells, head_dim) if rope else None
+        self.register_buffer("rope", table, persistent=False)
+
     def _register_head_layout(self) -> None:
-        """Lay out the head's rows per codebook ``[K, S]``, and mask where one is short."""
-        sizes, width = self.codebook_sizes, max(self.codebook_sizes)
-        digits = torch.arange(width)
-        short = digits >= torch.tensor(sizes)[:, None]
-        rows = (self.low[: len(sizes), None] + digits).masked_fill(short, 0)
-        mask = torch.zeros(rows.shape).masked_fill(short, -torch.inf)
+        rows, mask = head_layout(self.codebook_sizes)
         self.register_buffer("head_rows", rows, persistent=False)
         self.register_buffer("head_mask", mask, persistent=False)
-        self.is_ragged = len(set(sizes)) > 1
+        self.is_ragged = len(set(self.codebook_sizes)) > 1
 
     def _init_weights(self) -> None:
         for module in self.blocks.modules():
@@ -144,31 +154,43 @@ class Transformer(Prior):
         """Return the objective; in training, hide conditions and swap inputs at random."""
         digits = to_digits(batch.x, self.low, self.high)
         cond = self.check_cond(batch.cond, len(digits))
-        inputs = batch.x.long()
-        if self.training and self.null_prob and self.conditions:
-            hidden = torch.rand(len(cond), 1, device=cond.device) < self.null_prob
-            cond = cond.masked_fill(hidden, math.nan)
-        if self.training and self.swap_prob:
-            swapped = torch.rand(inputs.shape, device=inputs.device) < self.swap_prob
-            inputs = torch.where(swapped, inputs.roll(1, dims=0), inputs)
-        return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
+        cond = hide_conditions(cond, self.null_prob, is_training=self.training)
+        inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
+        if len(self.codebook_sizes) > 1:
+            return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
+        return head_loss(self._features(inputs, cond), self.head.weight, digits)
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
     ) -> Float[Tensor, "B N S"]:
         """Return float32 logits of every digit; the inputs are taken as checked."""
+        return self._read_out(self._features(tokens, cond))
+
+    def _features(
+        self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
+    ) -> Float[Tensor, "B N D"]:
+        """Return what the head reads each position's logits from."""
         x = self.position_inputs(cond)
-        x = x + F.pad(self.embedding(tokens[:, :-1].long()), (0, 0, 1, 0))
+        x = x + F.pad(self._entering(tokens.long()), (0, 0, 1, 0))
         if torch.is_autocast_enabled(x.device.type):
             # The residual stream in the low type too: a third of the time on a CPU is its traffic.
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        mask = causal_mask(self.num_tokens, device=x.device, dtype=x.dtype)
+        mask = causal_mask(len(self.steps), device=x.device, dtype=x.dtype)
         for block in self.blocks:
-            x = block(x, mask)
-        return self._read_out(self.norm(x))
+            x = block(x, mask, self.rope)
+        x = self.norm(x)
+        return x if self.is_plain else x[:, self.step_of]
 
-    def position_inputs(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B N D"]:
-        """Sum what enters each position besides the token before it."""
+    def _entering(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B T1 D"]:
+        """Sum the embeddings of what each step but the last decided."""
+        if self.is_plain:
+            return self.embedding(tokens[:, :-1])
+        before = self.steps[:-1]
+        entering = self.embedding(tokens[:, before.clamp(min=0)])
+        return entering.masked_fill((before < 0)[..., None], 0).sum(2)
+
+    def position_inputs(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B T D"]:
+        """Sum what enters each step besides the tokens of the one before."""
         x = self.positions.expand(len(cond), -1, -1)
         prefix = self.start.expand(len(cond), -1)
         if self.conditioner is not None:
@@ -178,47 +200,24 @@ class Transformer(Prior):
                 if self.cond_table is not None:
                     features = self.conditioner.features(cond).to(self.cond_table.dtype)
                     x = x + (features @ self.cond_table.flatten(1)).view(x.shape)
-        return x + F.pad(prefix.unsqueeze(1), (0, 0, 0, self.num_tokens - 1))
+        return x + F.pad(prefix.unsqueeze(1), (0, 0, 0, len(self.steps) - 1))
 
     def _read_out(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N S"]:
-        if len(self.codebook_sizes) == 1:
-            return self.head(x).float()
-        num_codebooks = len(self.codebook_sizes)
-        weight = self.head.weight[self.head_rows]
-        x = x.unflatten(1, (-1, num_codebooks)).permute(2, 0, 1, 3)
-        logits = torch.bmm(x.flatten(1, 2), weight.to(x.dtype).transpose(1, 2)).float()
-        if self.is_ragged:
-            logits = logits + self.head_mask[:, None]
-        return logits.unflatten(1, x.shape[1:3]).permute(1, 2, 0, 3).flatten(1, 2)
+        logits = read_out(x, self.head.weight, self.head_rows)
+        if not self.is_ragged:
+            return logits
+        return logits + self.head_mask.repeat(self.num_tokens // len(self.head_mask), 1)
 
-    @torch.no_grad()
-    def sample(
+    def walk(
         self,
-        num: int,
-        cond: Float[Tensor, "..."] | None = None,
+        cond: Float[Tensor, "B M"],
+        choose: Choose,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         guidance: float = 1.0,
-        seed: int | Sequence[int] = 0,
-        generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "num N"]:
-        """Draw tokens one position at a time with a cache of keys and values.
+        needed: Sequence[bool] | None = None,
+    ) -> Int[Tensor, "B N"]:
+        """Decide tokens step by step with a cache of keys and values.
 
         Inside ``torch.autocast`` the matrix products are in its type, else in the weights'.
-        Arguments and errors are those of :meth:`Prior.sample`.
         """
-        check_sampler(num=num, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
-        rows = self.check_cond(cond, num)
-        noise = self._noise(num, seed, generator)
-        decoder = Decoder(self)
-        digits = noise.long()
-        for i in range(0, num, _CHUNK):
-            part = slice(i, i + _CHUNK)
-
-            def choose(logits: Tensor, n: int, noise: Tensor = noise[part]) -> Tensor:
-                return pick(logits, noise[:, n], temperature=temperature, top_k=top_k, top_p=top_p)
-
-            digits[part] = decoder.run(rows[part], choose, guidance=guidance)
-        return digits + self.low
+        return Decoder(self).run(cond, choose, guidance=guidance, needed=needed)

@@ -30,6 +30,7 @@ class Unigram(IndependentPrior):
         num_tokens: N, tokens in a sample.
         conditions: what ``cond`` columns mean; they are not used.
         codebook_sizes: sizes of the K codebooks; None is one of ``vocab_size``.
+        grid: axes of the cells; not used.
         is_per_position: whether each position has its own frequencies, else p = g.
         smoothing: how many observations g is worth at a position; > 0.
 
@@ -52,6 +53,7 @@ class Unigram(IndependentPrior):
         num_tokens: int,
         conditions: Iterable[Condition] = (),
         codebook_sizes: Sequence[int] | None = None,
+        grid: Sequence[int] | None = None,
         is_per_position: bool = True,
         smoothing: float = 16.0,
     ) -> None:
@@ -60,6 +62,7 @@ class Unigram(IndependentPrior):
             num_tokens=num_tokens,
             conditions=conditions,
             codebook_sizes=codebook_sizes,
+            grid=grid,
         )
         if not 0 < smoothing < float("inf"):
             raise ValueError(f"smoothing={smoothing}: must be > 0 and finite")

@@ -75,6 +75,7 @@ def build_model(recipe: Recipe, data: DataModule) -> nn.Module:
                 num_tokens=data.num_tokens,
                 conditions=data.spec.conditions,
                 codebook_sizes=data.codebook_sizes,
+                grid=data.grid,
             ),
         )
 

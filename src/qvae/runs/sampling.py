@@ -1,12 +1,15 @@
 """Make new data with a run: by its prior, by the prior of a VAE's z, or by counting codes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
@@ -15,14 +18,26 @@ from qvae.data.conditions import condition_row
 from qvae.errors import DataError, UsageError
 from qvae.priors.base import Prior
 from qvae.priors.unigram import Unigram
+from qvae.runs.files import read_sample
+from qvae.runs.inpainting import keep_tokens, region_mask
 from qvae.runs.loading import Run, open_run_data
 from qvae.runs.tokens import batches_of
 from qvae.tokenizer import Tokenizer
+from qvae.types import DataSpec
 
-__all__ = ["count_codes", "sample_latents", "sample_run"]
+__all__ = ["InPaint", "count_codes", "sample_latents", "sample_run"]
 
 _BATCH = 256
 _COUNTED = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InPaint:
+    """A sample of which a part is to be drawn anew: a region, or what is not white in a mask."""
+
+    file: str | Path
+    region: str | None = None
+    mask: str | Path | None = None
 
 
 @torch.no_grad()
@@ -33,6 +48,7 @@ def sample_run(
     cond: Mapping[str, str] | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    inpaint: InPaint | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Float[Tensor, "B *CS"]:
     """Draw samples; sample i depends on the model, the conditions, the settings and (seed, i).
@@ -44,15 +60,18 @@ def sample_run(
         num: how many, >= 1.
         cond: what to tell the model, such as ``{"time": "4:20"}``.
         seed: >= 0.
-        settings: temperature, top_k, top_p, guidance; what is not named comes from the
+        settings: temperature, top_k, top_p, min_p, guidance; what is not named comes from the
             ``sample`` section of the run's recipe.
+        inpaint: keep the tokens of a given sample, but for those of a part of it.
         tell: called with a sentence when something other than a prior is sampled.
 
     Raises:
         UsageError: an unknown condition or value, or a model that cannot be sampled.
+        DataError: the sample to in-paint cannot be read.
     """
     rows = _cond_rows(run, num, cond or {}, tell)
     options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
+    options |= _kept(run, inpaint, rows)
     if isinstance(run.model, Prior):
         return _by_prior(run.model, run.require_tokenizer(), num, rows, seed=seed, **options)
     if run.tokenizer is not None:
@@ -86,10 +105,33 @@ def _cond_rows(
     return row.expand(num, len(row)).to(run.device) if run.conditions else None
 
 
+def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, Tensor]:
+    """Return the tokens of the sample to in-paint, and which of them stay."""
+    if inpaint is None:
+        return {}
+    tokenizer = run.require_tokenizer()
+    x = read_sample(inpaint.file, tokenizer.spec)
+    if inpaint.mask is None:
+        is_kept = region_mask(inpaint.region or "", tokenizer.spec.shape[1:])
+    else:
+        shown = DataSpec(shape=(1, *tokenizer.spec.shape[1:]))
+        is_kept = read_sample(inpaint.mask, shown)[0].numpy() > 0.5
+    keep = keep_tokens(is_kept, tokenizer.grid, len(tokenizer.codebook_sizes))
+    told = None if rows is None else rows[:1]
+    return {"known": tokenizer.encode(x[None].to(run.device), told), "keep": keep}
+
+
 def _by_prior(
     prior: Prior, tokenizer: Tokenizer, num: int, cond: Tensor | None, **options: Any
 ) -> Tensor:
-    return tokenizer.decode(prior.sample(num, cond, **options), cond).cpu()
+    with tqdm(desc="sample", unit="token", disable=None, dynamic_ncols=True) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        tokens = prior.sample(num, cond, on_step=report, **options)
+    return tokenizer.decode(tokens, cond).cpu()
 
 
 @torch.no_grad()

@@ -1,0 +1,125 @@
+"""How probable given files are, and how many bits a picture takes under both stages."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qvae.autoencoder import Autoencoder
+from qvae.data.base import DataModule
+from qvae.data.conditions import condition_row
+from qvae.errors import FormatError, UsageError
+from qvae.priors.base import Prior
+from qvae.runs.files import read_sample
+from qvae.runs.loading import Run
+from qvae.runs.tokens import batches_of
+
+__all__ = ["score_files", "total_bits"]
+
+
+@torch.no_grad()
+def score_files(
+    run: Run, files: Sequence[str | Path], *, cond: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Score files; a high score is an unusual sample.
+
+    A prior's run scores the tokens: ``nats`` is -log p(tokens) and ``score`` the bits a token. A
+    VAE's or a quantizer's run scores the data: ``nats`` is nll + rate, and ``score`` that in bits
+    a dimension where the likelihood is discrete, else in nats a dimension.
+
+    Raises:
+        DataError: a file that cannot be read or has another shape.
+        UsageError: an unknown condition or value.
+    """
+    row = torch.from_numpy(condition_row(run.conditions, cond or {}))
+    told = row[None].to(run.device) if run.conditions else None
+    spec = run.model.spec if isinstance(run.model, Autoencoder) else run.require_tokenizer().spec
+    rows = []
+    for file in files:
+        x = read_sample(file, spec)[None].to(run.device)
+        if isinstance(run.model, Prior):
+            tokens = run.require_tokenizer().encode(x, told)
+            nats = float(run.model.nll(tokens, told))
+            score, unit = nats / (math.log(2) * run.model.num_tokens), "bits/token"
+        else:
+            nats = float(sum(_nll(run.model, x, told)))
+            is_bits = _is_probability(run.model)
+            score = nats / spec.num_dims / (math.log(2) if is_bits else 1)
+            unit = "bits/dim" if is_bits else "nats/dim, a density"
+        rows.append({"file": str(file), "score": score, "unit": unit, "nats": nats})
+    return rows
+
+
+@torch.no_grad()
+def total_bits(run: Run, first: Run, data: DataModule) -> dict[str, dict[str, Any]]:
+    """Score data under both stages: -log p(x | tokens) - log p(tokens), on the test split.
+
+    The prior's cross-entropy stands where the quantizer's own rate assumes that all codes are
+    equally frequent. The prior is told nothing; where it knows conditions, a second row says what
+    it costs when it is told them. The distribution of x given its tokens is the likelihood's, and
+    other tokens could give the same x, so this bounds -log p(x) from above.
+
+    Args:
+        run: a prior's run.
+        first: the run that made its tokens.
+        data: that run's data.
+
+    Returns:
+        name -> ``{"value", "unit", "n", "split"}``.
+
+    Raises:
+        UsageError: ``run`` is no prior's.
+        FormatError: its tokens are of another tokenizer.
+    """
+    model, tokenizer = first.model, first.require_tokenizer()
+    if not isinstance(run.model, Prior) or not isinstance(model, Autoencoder):
+        raise UsageError(f"{run.path}: needs a prior's run, and --stage1 the run of its tokens")
+    if run.require_tokenizer().hash != tokenizer.hash:
+        raise FormatError(
+            f"{first.path}: its tokenizer is {tokenizer.hash[:12]}, the prior learned tokens of "
+            f"{run.require_tokenizer().hash[:12]}"
+        )
+    sums = {"nll": 0.0, "uniform": 0.0, "prior": 0.0, "told": 0.0}
+    num = 0
+    for batch in batches_of(data.test(), label="total bits"):
+        batch = batch.to(run.device)
+        num += len(batch)
+        tokens = tokenizer.encode(batch.x, batch.cond)
+        nll, rate = _nll(model, batch.x, batch.cond)
+        sums["nll"] += float(nll.double().sum())
+        sums["uniform"] += float(rate.double().sum())
+        sums["prior"] += float(run.model.nll(tokens).double().sum())
+        if run.conditions:
+            sums["told"] += float(run.model.nll(tokens, batch.cond).double().sum())
+    means = {name: value / num for name, value in sums.items()}
+    rates = {"prior": "bits_per_dim_total", "uniform": "bits_per_dim_uniform"}
+    rows: dict[str, tuple[float, str]] = {
+        "nll_given_tokens": (means["nll"], "nats/sample"),
+        "rate_prior": (means["prior"], "nats/sample"),
+        "rate_uniform": (means["uniform"], "nats/sample"),
+    }
+    if run.conditions:
+        rows["rate_prior_told"] = (means["told"], "nats/sample, told the conditions")
+        rates["told"] = "bits_per_dim_told"
+    if _is_probability(model):
+        scale = math.log(2) * data.spec.num_dims
+        for rate_name, name in rates.items():
+            rows[name] = ((means["nll"] + means[rate_name]) / scale, "bits/dim, (nll + rate)")
+    return {
+        name: {"value": value, "unit": unit, "n": num, "split": "test"}
+        for name, (value, unit) in rows.items()
+    }
+
+
+def _nll(model: Autoencoder, x: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return -log p(x | z) and the model's own rate, nats a sample."""
+    latent = model.encode(x, cond)
+    return model.likelihood.nll(model.decode(latent.z, cond).float(), x), latent.rate
+
+
+def _is_probability(model: Autoencoder) -> bool:
+    """Whether the likelihood gives probabilities of the values that the data can take."""
+    return model.likelihood.is_discrete and model.likelihood.levels == model.spec.levels

@@ -1,0 +1,214 @@
+"""Entropy coding: the same tokens come back, at the cost that the prior says, or it is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qvae.autoencoder import build_autoencoder
+from qvae.cli.main import main
+from qvae.coding import compress, decode_tokens, decompress, encode_tokens, uniform_prior
+from qvae.data.codecs import bytes_at_psnr
+from qvae.data.images import Images
+from qvae.errors import FormatError, UsageError
+from qvae.pretrained import save_model
+from qvae.priors.base import build_prior
+from qvae.runs.bits import total_bits
+from qvae.runs.loading import open_run
+from qvae.tokenizer import Tokenizer
+from qvae.types import Batch, Condition, DataSpec
+from test_prior_contract import COND, make, random_tokens
+
+TRANSFORMER = {"name": "transformer", "num_layers": 1, "dim": 16, "num_heads": 2}
+CODED = [
+    {"name": "uniform"},
+    {**TRANSFORMER, "pattern": "delayed"},
+    {"name": "pixelcnn", "num_layers": 2, "dim": 8, "kernel": 3},
+    {"name": "masked", "num_layers": 1, "dim": 16, "num_heads": 2, "num_steps": 3},
+]
+LABEL = Condition(name="label", kind="category", categories=("a", "b"))
+
+
+def make_tokenizer(seed=0, conditions=(LABEL,)):
+    torch.manual_seed(seed)
+    parts = {
+        "encoder": {"name": "conv"},
+        "bottleneck": {"name": "fsq", "levels": [5, 4]},
+        "decoder": {"name": "conv"},
+        "likelihood": {"name": "categorical"},
+    }
+    spec = DataSpec(shape=(1, 16, 16), conditions=conditions, levels=256)
+    return Tokenizer(build_autoencoder(parts, spec).eval())
+
+
+def prior_of(tokenizer, config=TRANSFORMER):
+    torch.manual_seed(1)
+    return build_prior(
+        config,
+        vocab_size=tokenizer.vocab_size,
+        num_tokens=tokenizer.num_tokens,
+        conditions=tokenizer.spec.conditions,
+        codebook_sizes=tokenizer.codebook_sizes,
+        grid=tokenizer.grid,
+    ).eval()
+
+
+@pytest.mark.parametrize("config", CODED, ids=lambda config: config["name"])
+def test_tokens_come_back_at_the_price_of_the_prior(config):
+    torch.manual_seed(0)
+    prior = make(config, num_tokens=48, grid=(4, 6))
+    for tokens in random_tokens(prior, 4):
+        data = encode_tokens(prior, tokens, COND[0])
+        assert torch.equal(decode_tokens(prior, data, COND[0]), tokens)
+        bits = float(prior.nll(tokens[None], COND[:1]).detach()) / math.log(2)
+        assert bits / 8 - 1 < len(data) < bits / 8 + 5
+
+
+def test_a_good_prior_makes_short_codes():
+    prior = make({"name": "unigram"}, sizes=(64,), num_tokens=32)
+    tokens = torch.randint(0, 2, (200, 32))
+    prior.count(tokens)
+    short = len(encode_tokens(prior, tokens[0]))
+    uniform = make({"name": "uniform"}, (64,), 32)
+    assert short <= 8 < 24 <= len(encode_tokens(uniform, tokens[0])) <= 26
+
+
+def test_bytes_hold_what_it_takes_and_nothing_of_another_model():
+    tokenizer = make_tokenizer()
+    prior = prior_of(tokenizer)
+    x = torch.rand(1, 16, 16)
+    found = compress(x, tokenizer=tokenizer, prior=prior, cond=torch.tensor([1.0]))
+    again = decompress(found.data, tokenizer=tokenizer, prior=prior)
+    assert torch.equal(again.tokens, found.tokens) and torch.equal(again.recon, found.recon)
+    assert again.psnr == found.psnr and found.data[:2] == b"QV"
+    other = make_tokenizer(seed=2)
+    with pytest.raises(FormatError, match=f"tokenizer {tokenizer.hash[:12]}.*{other.hash[:12]}"):
+        decompress(found.data, tokenizer=other, prior=prior)
+    with pytest.raises(FormatError, match="with prior"):
+        decompress(found.data, tokenizer=tokenizer, prior=uniform_prior(tokenizer))
+
+
+def test_damage_is_named():
+    tokenizer = make_tokenizer(conditions=())
+    prior = uniform_prior(tokenizer)
+    data = compress(torch.rand(1, 16, 16), tokenizer=tokenizer, prior=prior).data
+    for broken, text in [
+        (b"", "starts with b''"),
+        (b"PNG" + data, "starts with b'PN'"),
+        (data[:2] + b"\x09" + data[3:], "format version 9"),
+        (data[:10], "cut off"),
+        (data[:-1] + bytes([data[-1] ^ 255]), "checksum"),
+        (data[:-4], "checksum"),
+    ]:
+        with pytest.raises(FormatError, match=text):
+            decompress(broken, tokenizer=tokenizer, prior=prior)
+
+
+def test_other_codecs_are_at_least_as_good_and_as_small_as_can_be():
+    rng = np.random.default_rng(0)
+    smooth = np.add.outer(np.arange(32), np.arange(32))[None] * 3 + rng.integers(0, 9, (1, 32, 32))
+    found = bytes_at_psnr(smooth.astype(np.uint8), 35.0)
+    assert found["jpeg"]["psnr"] >= 35 and found["webp"]["psnr"] >= 35
+    finer = bytes_at_psnr(smooth.astype(np.uint8), 45.0)
+    assert finer["jpeg"]["bytes"] > found["jpeg"]["bytes"]
+    assert finer["png"] == found["png"] and finer["png"]["psnr"] is None
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A prior's run folder, untrained, and a picture."""
+    tokenizer = make_tokenizer()
+    folder = tmp_path / "run"
+    save_model(prior_of(tokenizer), folder / "model")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    first = tmp_path / "first"
+    save_model(tokenizer.model, first / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    return folder
+
+
+def call(capsys, *words):
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_compress_and_decompress_on_the_command_line(run, tmp_path, capsys):
+    picture, coded, back = tmp_path / "x.png", tmp_path / "x.qv", tmp_path / "back.png"
+    code, out, _ = call(capsys, "compress", run, picture, "-o", coded, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["bytes"] == coded.stat().st_size
+    assert set(found["others"]) == {"png", "webp", "jpeg"}
+    assert "decodes to the same tokens" in call(capsys, "compress", run, picture, "-o", coded)[1]
+    assert call(capsys, "decompress", run, coded, "-o", back)[0] == 0
+    with Image.open(back) as image:
+        assert image.size == (16, 16)
+    code, _, err = call(capsys, "decompress", tmp_path / "first", coded, "-o", back)
+    assert code == 4 and "written with prior" in err
+    Image.new("L", (20, 16)).save(tmp_path / "wide.png")
+    code, _, err = call(capsys, "compress", run, tmp_path / "wide.png", "-o", coded)
+    assert code == 3 and "20 x 16 pixels, the model takes 16 x 16" in err
+    assert call(capsys, "compress", run, picture, "-o", tmp_path)[0] == 2
+
+
+def test_score_prints_a_line_a_file(run, tmp_path, capsys):
+    picture = tmp_path / "x.png"
+    code, out, err = call(capsys, "score", run, picture, picture, "--cond", "label=a")
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(rows) == 2 and rows[0] == rows[1]
+    assert rows[0]["unit"] == "bits/token" and rows[0]["score"] > 0
+    row = json.loads(call(capsys, "score", tmp_path / "first", picture, "--json")[1])["scores"][0]
+    assert row["unit"] == "bits/dim" and row["score"] == pytest.approx(
+        row["nats"] / 256 / math.log(2)
+    )
+    code, _, err = call(capsys, "score", run, picture, "--cond", "lable=a")
+    assert code == 2 and "did you mean 'label'" in err
+
+
+def test_inpaint_draws_the_region_and_keeps_the_rest(run, tmp_path, capsys):
+    picture, out = tmp_path / "x.png", tmp_path / "out"
+    words = ["sample", run, "--inpaint", picture, "-n", "2", "-o", out]
+    assert call(capsys, *words, "--region", "0:8,:")[0] == 0
+    assert len(list(out.iterdir())) == 2
+    mask = np.full((16, 16), 255, np.uint8)
+    mask[:8] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    first = [path.read_bytes() for path in sorted(out.iterdir())]
+    assert call(capsys, *words, "--keep", tmp_path / "mask.png")[0] == 0
+    assert first == [path.read_bytes() for path in sorted(out.iterdir())]
+    for extra in ([], ["--region", "0:8"], ["--region", "9:9,:"], ["--region", "a:b,:"]):
+        code, _, err = call(capsys, *words, *extra)
+        assert code == 2 and ("region" in err)
+
+
+def test_total_bits_are_the_likelihood_s_and_the_prior_s(tmp_path):
+    tokenizer = make_tokenizer(conditions=())
+    prior = prior_of(tokenizer)
+    for name, model in (("first", tokenizer.model), ("run", prior)):
+        save_model(model, tmp_path / name / "model")
+    tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    data = Images(tmp_path / "x.npy")
+    run, first = open_run(tmp_path / "run"), open_run(tmp_path / "first")
+    rows = total_bits(run, first, data)
+    x = data.test().batch(np.arange(len(data.test()))).x
+    with torch.no_grad():
+        rate = prior.nll(tokenizer.encode(x)).mean()
+        nll = tokenizer.model(Batch(x=x)).nll.mean()
+    expected = float(nll + rate) / (256 * math.log(2))
+    assert rows["bits_per_dim_total"]["value"] == pytest.approx(expected, rel=1e-4)
+    uniform = float(nll) + tokenizer.num_tokens * math.log(20)
+    assert rows["bits_per_dim_uniform"]["value"] == pytest.approx(
+        uniform / (256 * math.log(2)), rel=1e-4
+    )
+    save_model(make_tokenizer(seed=3, conditions=()).model, tmp_path / "other" / "model")
+    with pytest.raises(FormatError, match="its tokenizer is"):
+        total_bits(run, open_run(tmp_path / "other"), data)
+    with pytest.raises(UsageError, match="needs a prior's run"):
+        total_bits(first, first, data)
