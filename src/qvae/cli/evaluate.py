@@ -20,8 +20,6 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         return Result(data={"run": args.run, "clocks": found}, text=table(found))
     from qvae.runs.bits import total_bits
     from qvae.runs.loading import open_run, open_run_data
-
-    from qvae.runs.bits import total_bits
     from qvae.runs.scores import evaluate_run
 
     run = open_run(args.run, device=device)
