@@ -183,7 +183,7 @@ def bench_results(*names):
     for report in filter(None, map(result, names)):
         machine = report["machine"]
         lines += [
-            f"**{report['what'].capitalize()}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
+            f"**{report['what'][0].upper()}{report['what'][1:]}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
             f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
             f"our path: {machine['kernels'].split()[0]}.",
             "",

@@ -111,7 +111,7 @@ def make_step(name: str, z: Tensor, codebook_size: int) -> Run:
 
 def _product(z: Tensor, codebook: Tensor, *, rows: int) -> Run:
     """The matrix product of the same shapes, which is the work that no search gets around."""
-    columns = len(codebook) if rows == len(z) else 512
+    columns = len(codebook) if rows == len(z) else 1024
     out = torch.empty(rows, min(columns, len(codebook)))
 
     def run() -> None:
