@@ -190,8 +190,9 @@ def bench_results(*names):
     lines = []
     for report in filter(None, map(result, names)):
         machine = report["machine"]
+        what = report["what"][0].upper() + report["what"][1:]
         lines += [
-            f"**{report['what'].capitalize()}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
+            f"**{what}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
             f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
             f"our path: {machine['kernels'].split()[0]}.",
             "",

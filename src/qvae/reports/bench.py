@@ -78,7 +78,8 @@ def bench(
         for name in runs if has_memory else ():
             if not name.startswith("product"):
                 measured[name]["megabytes"] = _peak_memory(what, name, n, k, d)
-        rows.append({"shape": [n, k, d], "contestants": {**measured, **absent}})
+        contestants: dict[str, Any] = {**measured, **absent}
+        rows.append({"shape": [n, k, d], "contestants": contestants})
     return {
         "what": _WHAT[what],
         "clock": "CPU time" if torch.get_num_threads() == 1 else "wall time",

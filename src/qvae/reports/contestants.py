@@ -111,7 +111,7 @@ def make_step(name: str, z: Tensor, codebook_size: int) -> Run:
 
 def _product(z: Tensor, codebook: Tensor, *, rows: int) -> Run:
     """The matrix product of the same shapes, which is the work that no search gets around."""
-    columns = len(codebook) if rows == len(z) else 512
+    columns = len(codebook) if rows == len(z) else 1024
     out = torch.empty(rows, min(columns, len(codebook)))
 
     def run() -> None:
@@ -132,27 +132,27 @@ def _peer(name: str, size: int, dim: int) -> tuple[Any, Callable[[Tensor], tuple
         config.embedding_dim = dim
         module: Any = QuantizerEMA(config)
 
-        def call(z: Tensor) -> tuple[Tensor, Tensor]:
+        def call_pythae(z: Tensor) -> tuple[Tensor, Tensor]:
             out = module(z[None, :, None])
             return out.quantized_vector.reshape(dim, -1).T, out.loss
 
-        return module, call
+        return module, call_pythae
     if name == "diffusers":
         from diffusers.models.autoencoders.vae import VectorQuantizer
 
         module = VectorQuantizer(size, dim, beta=0.25, legacy=False)
 
-        def call(z: Tensor) -> tuple[Tensor, Tensor]:
+        def call_diffusers(z: Tensor) -> tuple[Tensor, Tensor]:
             quantized, loss, _ = module(z.T[None, :, :, None])
             return quantized[0, :, :, 0].T, loss
 
-        return module, call
+        return module, call_diffusers
     from vector_quantize_pytorch import VectorQuantize
 
     module = VectorQuantize(dim=dim, codebook_size=size)
 
-    def call(z: Tensor) -> tuple[Tensor, Tensor]:
+    def call_vqp(z: Tensor) -> tuple[Tensor, Tensor]:
         quantized, _, loss = module(z[None])
         return quantized[0], loss
 
-    return module, call
+    return module, call_vqp
