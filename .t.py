@@ -1,3 +1,4 @@
-import doctest,sys
-import qvae.llm.vocabulary,qvae.llm.grammar,qvae.llm.processor
-for m in (qvae.llm.vocabulary,qvae.llm.grammar,qvae.llm.processor): print(doctest.testmod(m,extraglobs={k:v for k,v in vars(m).items() if not k.startswith('__')},optionflags=doctest.IGNORE_EXCEPTION_DETAIL))
+import doctest,sys,importlib
+for n in sys.argv[1:]:
+    m=importlib.import_module(n)
+    print(n,doctest.testmod(m,extraglobs={k:v for k,v in vars(m).items() if not k.startswith('__')},optionflags=doctest.IGNORE_EXCEPTION_DETAIL))

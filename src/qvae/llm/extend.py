@@ -139,9 +139,10 @@ def fit_rows(
     mean = rows.mean(0)
     if len(rows) < 2 or len(codes) < 2:
         return mean.expand(len(codes), -1).clone()
-    scores, _, _ = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    scores, sizes, _ = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     _, spread, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-    num = min(scores.shape[1], len(spread))
+    rank = int((sizes > sizes[0] * 1e-5).sum())  # beyond it the scores are rounding errors
+    num = min(rank, len(spread))
     placed = scores[:, :num] * spread[:num] @ axes[:num]
     wanted = (rows - mean).square().sum(1).mean()
     size = placed.square().sum(1).mean().clamp(min=1e-30)
