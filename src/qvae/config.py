@@ -6,7 +6,8 @@ A recipe has these top-level keys::
     data:    {name: clocks, ...}   arguments of the data module
     model:   {encoder: {name: conv, ...}, bottleneck: {...}, decoder: {...}, likelihood: {...},
               beta: 1.0, conditional: false}                       stage 1, or
-    prior:   {name: transformer, ...}                              stage 2
+    prior:   {name: transformer, ...}                              stage 2, or
+    llm:     {name: llama, ...}    text and tokens at once
     train:   {steps: 1000, ...}    arguments of the training loop
     sample:  {temperature: 1.0, guidance: 1.0}    what `qvae sample` uses unless told otherwise
     seed:    0
@@ -50,15 +51,17 @@ _MODEL_EXTRA = [
         doc="of a cyclic condition, multiples of its angle.",
     ),
 ]
-_TOP = ("data", "model", "prior", "train", "sample", "seed")
+_TOP = ("data", "model", "prior", "llm", "train", "sample", "seed")
+_STAGES = ("model", "prior", "llm")
+"""What a recipe trains: one of these sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A checked recipe, complete with every default.
 
-    Exactly one of ``model`` (stage 1) and ``prior`` (stage 2) is given. Each component is
-    ``{"name": ..., **arguments}``.
+    Exactly one of ``model`` (stage 1), ``prior`` (stage 2) and ``llm`` is given. Each component
+    is ``{"name": ..., **arguments}``.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Recipe:
     train: dict[str, Any]
     sample: dict[str, Any]
     seed: int
+    llm: dict[str, Any] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """Return plain lists and dicts that, written as YAML, load as the same recipe."""
@@ -143,7 +147,7 @@ def recipe_options(recipe: Recipe) -> list[tuple[str, Argument, Any]]:
 
 def _is_name(key: str) -> bool:
     parts = key.split(".")
-    return parts[-1] == "name" or parts in (["data"], ["prior"]) or _is_part(parts)
+    return parts[-1] == "name" or parts in (["data"], ["prior"], ["llm"]) or _is_part(parts)
 
 
 def _is_part(parts: list[str]) -> bool:
@@ -152,8 +156,8 @@ def _is_part(parts: list[str]) -> bool:
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
-    if parts[0] in ("model", "prior") and parts[0] not in raw:
-        other = "prior" if parts[0] == "model" else "model"
+    if parts[0] in _STAGES and parts[0] not in raw:
+        other = next((stage for stage in _STAGES if stage in raw), "model")
         raise UsageError(f"--{key}: this recipe trains a {other}, it has no {parts[0]} section")
     change: Any = value
     for part in reversed(parts):
@@ -182,8 +186,7 @@ def _schemas(values: Mapping[str, Any]) -> list[tuple[str, list[Argument]]]:
     paths = ["data"] if values["data"] else []
     if values["model"] is not None:
         paths += [f"model.{part}" for part in PARTS]
-    if values["prior"] is not None:
-        paths += ["prior"]
+    paths += [stage for stage in ("prior", "llm") if values[stage] is not None]
     found = []
     for path in paths:
         component = registry.resolve(path.removeprefix("model."), _at(values, path)["name"])
@@ -217,9 +220,10 @@ class _Checker:
                 hint = did_you_mean(str(key), list(_TOP)) or f"; known: {', '.join(_TOP)}"
                 raise UsageError(f"{self.where(key)}: unknown key{hint}")
         values = {key: raw.get(key) for key in _TOP}
-        if (values["model"] is None) == (values["prior"] is None):
-            found = "both" if values["model"] is not None else "neither"
-            raise UsageError(f"{self.source}: needs one of model and prior, has {found}")
+        stages = [stage for stage in _STAGES if values[stage] is not None]
+        if len(stages) != 1:
+            found = " and ".join(stages) or "none"
+            raise UsageError(f"{self.source}: needs one of {', '.join(_STAGES)}, has {found}")
         if values["prior"] is not None and isinstance(values["data"] or {}, dict):
             values["data"] = {"name": "tokens", **(values["data"] or {})}
         sections: dict[str, Any] = {
@@ -233,7 +237,7 @@ class _Checker:
         return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **sections)
 
     def _mapping(self, path: str, value: Any) -> dict[str, Any] | None:
-        if path in ("model", "prior") and value is None:
+        if path in _STAGES and value is None:
             return None
         if path in ("train", "sample", "model"):
             value = value or {}

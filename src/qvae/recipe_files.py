@@ -76,7 +76,12 @@ def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def spell_out(raw: dict[Any, Any]) -> dict[Any, Any]:
     """Turn ``bottleneck: fsq`` into ``bottleneck: {name: fsq}``."""
-    for section, key in [(raw, "data"), (raw, "prior"), *((raw.get("model"), p) for p in PARTS)]:
+    for section, key in [
+        (raw, "data"),
+        (raw, "prior"),
+        (raw, "llm"),
+        *((raw.get("model"), p) for p in PARTS),
+    ]:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = {"name": section[key]}
     return raw

@@ -20,6 +20,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "clocks": "qvae.data.clocks:Clocks",
         "images": "qvae.data.images:Images",
         "tokens": "qvae.data.tokens:Tokens",
+        "clock_rows": "qvae.llm.clock_rows:ClockRows",
     },
     "encoder": {
         "mlp": "qvae.networks.mlp:MLPEncoder",
@@ -51,6 +52,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "unigram": "qvae.priors.unigram:Unigram",
         "transformer": "qvae.priors.transformer:Transformer",
     },
+    "llm": {
+        "llama": "qvae.llm.llama:Llama",
+    },
 }
 """Kind -> name -> ``module:Class``, in the order in which data flows."""
 
@@ -74,7 +78,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("data")
-        ['clocks', 'images', 'tokens']
+        ['clocks', 'images', 'tokens', 'clock_rows']
     """
     return list(_table(kind))
 

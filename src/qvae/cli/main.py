@@ -37,6 +37,7 @@ COMMANDS = {
     "decode": ("tokens", "turn tokens back into data"),
     "sample": ("sample", "make new data"),
     "read": ("read", "read the time off pictures of clocks"),
+    "llm": ("llm", "draw a clock from a sentence, read a clock into a sentence"),
     "info": ("info", "say what this machine and this installation are"),
     "list": ("listing", "list recipes and components, or one component's arguments"),
 }

@@ -18,7 +18,7 @@ from qvae.cli.common import (
 )
 from qvae.errors import UsageError
 
-__all__ = ["run_sample"]
+__all__ = ["number", "run_sample"]
 
 
 def run_sample(parser: Parser, words: Sequence[str]) -> Result:
@@ -34,10 +34,10 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
         help="what to tell the model, such as time=4:20; may be repeated",
     )
     own = "; default: the sample section of the run's recipe"
-    parser.add_argument("--temperature", type=_number, metavar="T", help=f">= 0{own}")
+    parser.add_argument("--temperature", type=number, metavar="T", help=f">= 0{own}")
     parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
-    parser.add_argument("--top-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
-    parser.add_argument("--guidance", type=_number, metavar="G", help=f"1 is plain sampling{own}")
+    parser.add_argument("--top-p", type=number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--guidance", type=number, metavar="G", help=f"1 is plain sampling{own}")
     add_common(parser, "device", "precision", "threads", "seed")
     args = parse(parser, words)
     cond = _conditions(args.cond or ())
@@ -71,7 +71,8 @@ def _conditions(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Read a finite number, for ``type=``."""
     try:
         value = float(text)
     except ValueError:

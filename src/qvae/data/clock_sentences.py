@@ -33,10 +33,11 @@ __all__ = [
 ]
 
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty")
 _FRAMES = ("", "it is ", "the time is ", "a clock at ", "a clock that shows ")
 _HUES = ("red", "yellow", "green", "cyan", "blue", "purple")
 _FRAME_SHARE, _CLAUSE_SHARE = 0.5, 0.5

@@ -65,9 +65,7 @@ def extend(
     return placed
 
 
-def _check(
-    tokenizer: Any, vocabulary: Vocabulary, codebook: Tensor | None, multiple: int
-) -> None:
+def _check(tokenizer: Any, vocabulary: Vocabulary, codebook: Tensor | None, multiple: int) -> None:
     if not vocabulary.is_text_first:
         raise ValueError("is_text_first=False: a vocabulary that is there keeps its ids in front")
     if multiple < 1:
@@ -102,9 +100,7 @@ def _add_tokens(tokenizer: Any, vocabulary: Vocabulary) -> range:
     return ids
 
 
-def _fill(
-    table: Tensor, ids: range, vocabulary: Vocabulary, codebook: Tensor | None
-) -> None:
+def _fill(table: Tensor, ids: range, vocabulary: Vocabulary, codebook: Tensor | None) -> None:
     """Set the rows of the image ids; rows before them are only read."""
     text = table[: ids.start].float()
     rows = text.mean(0).expand(len(ids), -1).clone()
@@ -114,9 +110,7 @@ def _fill(
     table[ids.start : ids.stop] = rows.to(table.dtype)
 
 
-def fit_rows(
-    codebook: Float[Tensor, "V D"], rows: Float[Tensor, "T H"]
-) -> Float[Tensor, "V H"]:
+def fit_rows(codebook: Float[Tensor, "V D"], rows: Float[Tensor, "T H"]) -> Float[Tensor, "V H"]:
     """Map code vectors linearly to where embeddings of words are.
 
     The affine map ``mean + (c - mean_c) W`` is fitted by moments, since no word goes with a code:

@@ -1,9 +1,9 @@
 """A language model as a folder that ``transformers`` loads with no code of ours, and back.
 
-    config.json             stock Llama, and our vocabulary under "qvae"
-    model.safetensors       stock names, float32; q, k, v and gate, up apart; norms of ones
-    tokenizer.json          of the ``tokenizers`` library, words and image tokens
-    tokenizer_config.json, generation_config.json
+config.json             stock Llama, and our vocabulary under "qvae"
+model.safetensors       stock names, float32; q, k, v and gate, up apart; norms of ones
+tokenizer.json          of the ``tokenizers`` library, words and image tokens
+tokenizer_config.json, generation_config.json
 """
 
 import json

@@ -21,11 +21,11 @@ __all__ = ["Llama"]
 class Llama(nn.Module):
     """Decoder-only transformer over text and image ids: ``p(next id | ids, the grammar)``.
 
-    "LLaMA", arXiv:2302.13971. What is exported (:mod:`qvae.llm.folder`) computes the same logits in
-    ``transformers.LlamaForCausalLM``; parameters are shared in training only (:class:`SharedTable`).
-    The loss is normalised over what the grammar allows at a place, since nothing else is ever drawn:
-    over the codes of the image for a code, over text and ``begin`` for text, and nothing for a
-    marker that has to come.
+    "LLaMA", arXiv:2302.13971. What is exported (:mod:`qvae.llm.folder`) computes the same logits
+    in ``transformers.LlamaForCausalLM``; parameters are shared in training only, see
+    :class:`~qvae.llm.tables.SharedTable`. The loss is normalised over what the grammar allows at
+    a place, since nothing else is ever drawn: over the codes of the codebook for a code, over
+    text and ``begin`` for text, and a marker that has to come costs nothing.
 
     Shapes: a batch's ``x`` is int64 ``[B, 2, T]``: ids, and labels with -100 where nothing is
     learned. Rows are padded on the right.

@@ -62,7 +62,9 @@ def write_packed(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        about = {name: _write_split(folder, name, rows, vocabulary) for name, rows in splits.items()}
+        about = {
+            name: _write_split(folder, name, rows, vocabulary) for name, rows in splits.items()
+        }
         facts = {
             "format_version": _FORMAT_VERSION,
             "vocab_size": vocabulary.size,
