@@ -39,33 +39,12 @@ class Grammar:
         self.low, self.high = torch.from_numpy(low), torch.from_numpy(high)
 
     def places(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-        """Return the place of a span that the next id of each row takes; 0 is text.
-
-        Raises:
-            FormatError: a row ends in a span that breaks the grammar.
-        """
+        """Return the place of a span that the next id of each grammatical row takes; 0 is text."""
         length = ids.shape[1]
         steps = torch.arange(1, length + 1, device=ids.device)
         last = (steps * (ids == self.vocabulary.begin)).amax(1) if length else ids.new_zeros(0)
         ago = length + 1 - last
-        place = torch.where((last > 0) & (ago < len(self.low)), ago, 0)
-        self._check_open(ids, place)
-        return place
-
-    def _check_open(self, ids: Int[Tensor, "B T"], place: Int[Tensor, " B"]) -> None:
-        """Refuse a row whose open span is not a prefix of a grammatical one."""
-        longest = int(place.max()) if len(place) else 0
-        if not longest:
-            return
-        tail = ids[:, -longest:]
-        at = torch.arange(longest, device=ids.device) - (longest - place[:, None])
-        is_inside, at = at >= 0, at.clamp(min=0)
-        low, high = self.low.to(ids.device)[at], self.high.to(ids.device)[at]
-        wrong = is_inside & ((tail < low) | (tail >= high))
-        if wrong.any():
-            row, column = (int(i) for i in wrong.nonzero()[0])
-            position = ids.shape[1] - longest + column
-            raise self._error(int(at[row, column]), int(tail[row, column]), position)
+        return torch.where((last > 0) & (ago < len(self.low)), ago, 0)
 
     def allowed(self, places: Int[Tensor, " B"], num_ids: int) -> Bool[Tensor, "B V"]:
         """Say which of ``num_ids`` ids may come at each place; ids beyond the vocabulary never."""
@@ -76,8 +55,12 @@ class Grammar:
         # The first place of a span is `begin`, which text may be followed by.
         return in_span | (is_text & (places == 0)[:, None])
 
-    def spans(self, ids: np.ndarray) -> Iterator[tuple[int, int]]:
+    def spans(self, ids: np.ndarray, *, may_go_on: bool = False) -> Iterator[tuple[int, int]]:
         """Find the image spans ``[start, stop)`` of one row, ``[T]``.
+
+        Args:
+            ids: of one row.
+            may_go_on: whether the row may end inside a span, which is then not among the results.
 
         Raises:
             FormatError: an id outside the vocabulary, a code or marker outside a span, or a
@@ -99,6 +82,8 @@ class Grammar:
                 place = int(wrong.argmax())
                 raise self._error(place, int(part[place]), position + place)
             if len(part) < len(low):
+                if may_go_on:
+                    return
                 raise self._error(len(part), None, len(ids))
             yield position, position + len(low)
             position += len(low)

@@ -21,7 +21,7 @@ class GrammarProcessor:
         vocabulary: of the model.
 
     Raises:
-        FormatError: a prompt ends inside a span that breaks the grammar.
+        FormatError: a prompt breaks the grammar.
 
     Example:
         >>> words = Vocabulary(codebook_sizes=(2,), grid=(2,), tokenizer_hash="", text_size=2)
@@ -35,10 +35,15 @@ class GrammarProcessor:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._grammar = Grammar(vocabulary)
+        self._length = -1
 
     def __call__(
         self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]
     ) -> Float[Tensor, "B V"]:
         """Return the scores with -inf wherever the grammar forbids an id."""
+        if input_ids.shape[1] != self._length + 1:  # a prompt; what is generated is right
+            for row in input_ids.cpu().numpy():
+                list(self._grammar.spans(row, may_go_on=True))
+        self._length = input_ids.shape[1]
         allowed = self._grammar.allowed(self._grammar.places(input_ids), scores.shape[-1])
         return scores.masked_fill(~allowed, -torch.inf)

@@ -8,7 +8,7 @@ Sequences of both directions are the same thing: which part is a prompt makes th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ IGNORED = -100
 """The label of what is not learned, as torch's cross-entropy and every trainer have it."""
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What is asked of a text tokenizer; those of ``transformers`` have it."""
 
@@ -81,6 +82,7 @@ def to_row(
         >>> class Letters:
         ...     bos_token_id, eos_token_id = 0, 1
         ...     def encode(self, text, *, add_special_tokens=True): return [ord(c) for c in text]
+        ...     def decode(self, ids, *, skip_special_tokens=False): return "".join(map(chr, ids))
         >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=128)
         >>> parts = [Text("hi", is_prompt=True), Picture(np.array([3, 4]))]
         >>> to_row(parts, words, Letters())["labels"]
