@@ -51,8 +51,19 @@ def test_known_sentences(text, minutes):
     assert parse_sentence(f"{text}, on a pale green face") == (minutes, "pale green")
 
 
-@pytest.mark.parametrize("text", ["", "five past twenty", "25:10", "ten past ten, on a face", "a",
-    "ten past ten, on a mauve face", "ten past ten, on green face", "ten past ten face"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "five past twenty",
+        "25:10",
+        "ten past ten face",
+        "ten past ten, on a face",
+        "ten past ten, on a mauve face",
+        "ten past ten, on green face",
+    ],
+)
 def test_what_is_no_sentence(text):
     assert parse_sentence(text) is None
 
