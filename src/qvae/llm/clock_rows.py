@@ -167,6 +167,7 @@ class _RowSplit(Split):
             return self._words(rng)
         minutes = int(self._minutes[clock])
         sentence = say(minutes, train_phrasings(minutes), rng, face=self._faces[clock])
+        parts: list[Text | Picture]
         if kind < draw_share:
             parts = [Text(f"{sentence} {SIGN}", True), Text(note(minutes)), Picture(codes)]
         else:

@@ -85,7 +85,7 @@ class Llama(nn.Module):
         self.embedding: Table = SharedTable(vocabulary, dim=dim, features=features)
         self.head: Table = self.embedding
         if not is_tied:
-            self.head = SharedTable(vocabulary, dim=dim, features=features)
+            self.head = SharedTable(vocabulary, dim=dim, features=features, has_blocks=False)
         self.layers = nn.ModuleList(
             LlamaBlock(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim)
             for _ in range(num_layers)

@@ -61,6 +61,8 @@ class SharedTable(Table):
         dim: D.
         features: ``[text_size, F]`` fixed features of text ids; zero rows have a free row.
             None gives all a free row.
+        has_blocks: whether the blocks of the codes have rows of their own. In a head they would
+            move all logits of a block alike, which changes nothing.
         std: of the first values.
     """
 
@@ -73,6 +75,7 @@ class SharedTable(Table):
         *,
         dim: int,
         features: Float[Tensor, "T F"] | None = None,
+        has_blocks: bool = True,
         std: float = 0.02,
     ) -> None:
         super().__init__()
@@ -91,7 +94,9 @@ class SharedTable(Table):
         self.markers = nn.Parameter(torch.randn(num_markers, dim) * std)
         self.feature_map = nn.Parameter(torch.randn(features.shape[1], dim) * std)
         self.codes = nn.Parameter(torch.randn(vocabulary.num_codes, dim) * std)
-        self.blocks = nn.Parameter(torch.randn(vocabulary.repeat, dim) * std)
+        self.blocks: nn.Parameter | None = None
+        if has_blocks and vocabulary.repeat > 1:
+            self.blocks = nn.Parameter(torch.randn(vocabulary.repeat, dim) * std)
         for parameter in self.parameters():
             parameter.use_weight_decay = False  # type: ignore[attr-defined]
 
@@ -104,8 +109,10 @@ class SharedTable(Table):
         """Return a row for every id, in the order of the ids."""
         words, num_text = self.words(), self.vocabulary.text_size
         text, markers = words[:num_text], words[num_text:]
-        codes = (self.blocks[:, None] + self.codes).flatten(0, 1)
-        image = [markers, codes]
+        codes = self.codes.expand(self.vocabulary.repeat, -1, -1)
+        if self.blocks is not None:
+            codes = codes + self.blocks[:, None]
+        image = [markers, codes.flatten(0, 1)]
         return torch.cat([text, *image] if self.vocabulary.is_text_first else [*image, text])
 
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... D"]:
@@ -115,7 +122,8 @@ class SharedTable(Table):
         is_code = (at >= 0) & (at < vocabulary.repeat * vocabulary.num_codes)
         at = at * is_code
         code = F.embedding(at % vocabulary.num_codes, self.codes)
-        code = code + F.embedding(at // vocabulary.num_codes, self.blocks)
+        if self.blocks is not None:
+            code = code + F.embedding(at // vocabulary.num_codes, self.blocks)
         word = F.embedding(word_index(ids, vocabulary) * ~is_code, self.words())
         return torch.where(is_code.unsqueeze(-1), code, word)
 

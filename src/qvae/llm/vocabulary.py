@@ -262,6 +262,7 @@ class Vocabulary:
         for name, value in values.items():
             if not _fits(value, kinds[name]):
                 raise FormatError(f"{source}: {name}={value!r} is of another type")
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         try:
             return cls(**values)
         except ValueError as error:
