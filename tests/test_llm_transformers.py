@@ -9,7 +9,7 @@ import torch
 from qvae.errors import FormatError
 from qvae.llm import GrammarProcessor, Picture, Vocabulary, extend, parse
 from qvae.llm.decoding import complete_text, draw_codes
-from qvae.llm.extend import fit_rows
+from qvae.llm.extension import fit_rows
 from qvae.llm.folder import load_llm, save_llm
 from qvae.llm.llama import Llama
 from qvae.llm.words import SPECIAL, WordTokenizer, import_tokenizers, text_tokens
@@ -227,7 +227,7 @@ def test_cached_decoding_is_what_generate_does(tmp_path, name):
             do_sample=False,
             logits_processor=[GrammarProcessor(words)],
         )
-        mine = draw_codes(model, [prompt], temperature=0)
+        mine = draw_codes(model, [prompt], temperature=0.0)
         assert words.to_tokens(row[0, len(prompt) - 1 :].numpy()).tolist() == mine[0].tolist()
     prompt = [1, *text.encode("ten past")]
     row = stock.generate(

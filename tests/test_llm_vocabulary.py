@@ -170,7 +170,7 @@ def test_a_prompt_that_breaks_the_grammar_is_refused():
     layout = words(has_rows=True)
     good = layout.to_ids(images(layout, 1))[0]
     prompt = torch.tensor([[5, *good[:4]], [5, 5, layout.begin, layout.row, int(good[1])]])
-    with pytest.raises(FormatError, match=r"position 3: expected <.v:00000.> .* <.v_row.>"):
+    with pytest.raises(FormatError, match=r"position 3: expected <.v:00000.> .* .<.v_row.>"):
         GrammarProcessor(layout)(prompt, torch.zeros(2, layout.size))
 
 

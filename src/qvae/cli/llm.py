@@ -80,6 +80,7 @@ def _read(parser: Parser, words: Sequence[str]) -> Result:
     args = parse(parser, words)
     run = _run_folder(args.run)
     prepare(args)
+    import numpy as np
     import torch
 
     from qvae.data.images import read_pixels
@@ -87,8 +88,8 @@ def _read(parser: Parser, words: Sequence[str]) -> Result:
 
     llm = open_clock_llm(run)
     shape = llm.tokenizer.spec.shape
-    pixels = [torch.from_numpy(read_pixels(path, shape)) for path in args.images]
-    answers = llm.read(torch.stack(pixels).float() / 255)
+    pixels = np.stack([read_pixels(path, shape) for path in args.images])
+    answers = llm.read(torch.from_numpy(pixels).float() / 255)
     rows = []
     for path, answer in zip(args.images, answers, strict=True):
         time, _, sentence = answer.partition(" = ")

@@ -13,7 +13,7 @@ _EXPORTS = {
     "Picture": "qvae.llm.rows",
     "Text": "qvae.llm.rows",
     "Vocabulary": "qvae.llm.vocabulary",
-    "extend": "qvae.llm.extend",
+    "extend": "qvae.llm.extension",
     "from_row": "qvae.llm.rows",
     "parse": "qvae.llm.rows",
     "to_row": "qvae.llm.rows",

@@ -23,7 +23,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
         scale = norm.square_().div_(x.shape[-1]).add_(EPS).rsqrt_().to(x.dtype)
         y = x * scale
         ctx.save_for_backward(y, scale)
