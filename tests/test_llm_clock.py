@@ -330,3 +330,68 @@ def test_a_recipe_trains_one_thing(tmp_path):
         train_recipe(load_recipe(path), run=tmp_path / "run", progress=False)
     with pytest.raises(UsageError, match="llm.dims: unknown key, did you mean dim"):
         load_recipe("llm_clock", [("llm.dims", 3), ("data.path", "x")])
+
+
+# -- the benchmark -----------------------------------------------------------------------------
+
+
+@pytest.fixture(name="benchmark")
+def the_benchmark(monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    import llm_clock
+
+    return llm_clock
+
+
+def test_requests_are_the_pairs_that_were_held_out(benchmark):
+    minutes, sentences = benchmark.requests()
+    assert len(sentences) == len(set(sentences)) == 1440
+    held_out = {phrase(m, list(PHRASINGS)[i]) for m in range(720) for i in HELD_OUT[m]}
+    for minute, sentence in zip(minutes.tolist(), sentences, strict=True):
+        assert parse_sentence(sentence)[0] == minute
+        assert sentence.partition(",")[0] in held_out
+    assert {sentence.partition(",")[0] for sentence in sentences} == held_out
+
+
+def test_answers_are_scored_by_their_sentences(benchmark):
+    minutes = np.array([610, 610, 611, 250, 719])
+    answers = [
+        "10:10 = ten past ten",
+        "10:10 = 10:11",
+        "10:11 = nonsense",
+        "",
+        "11:59 = exactly twelve",
+    ]
+    found = benchmark.score_answers(answers, minutes)
+    assert found["splits"]["all"] == {"n": 5, "exact": 0.2, "within_1": 0.6, "gross": 0.4}
+    assert found["splits"]["block"]["gross"] == 1.0
+    assert found["grammatical"] == 0.6 and found["sentence_agrees_with_time"] == 0.2
+
+
+def test_the_second_renderer_shows_the_time_in_another_hand(benchmark):
+    from second_renderer import render_second
+
+    from qvae.data.clock_renderer import render_clocks
+    from qvae.data.clock_style import sample_styles
+    from qvae.metrics.clock_reader import read_clocks
+    from qvae.metrics.clock_score import circular_error
+
+    minutes = np.arange(0, 720, 9)
+    pictures = render_second(minutes, seed=0)
+    assert pictures.shape == (80, 64, 64, 3) and pictures.dtype == np.uint8
+    assert np.array_equal(pictures[:2], render_second(minutes[:2], seed=0))
+    error = circular_error(read_clocks(pictures).minutes, minutes, period=720)
+    assert np.median(error) < 1, "the geometric reader, which knows other hands, still reads most"
+    first = render_clocks(minutes.astype(float), sample_styles(80, seed=0))
+    assert np.abs(first.astype(float) - pictures).mean() > 20
+
+
+def test_a_run_is_scored(run, benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "_TIMES", np.array([0, 90, 250, 610]))
+    benchmark.score(run, seed=0, output=tmp_path / "report.json", styles=1, guidance=1.5)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["drawing"]["requests"] == 8
+    assert report["drawing"]["splits"]["all"]["n"] == 8
+    assert report["reading"]["splits"]["all"]["n"] == 4
+    assert report["sampler"]["guidance"] == 1.5
