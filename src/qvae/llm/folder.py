@@ -120,13 +120,15 @@ def load_llm(path: str | Path) -> tuple[Llama, WordTokenizer]:
 
 
 def _build(vocabulary: Vocabulary, config: dict[str, Any]) -> Llama:
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+    config = {**config, "rope_theta": theta}  # transformers 5 writes it the other way
     model = Llama(
         vocabulary,
         num_layers=config["num_hidden_layers"],
         dim=config["hidden_size"],
         num_heads=config["num_attention_heads"],
         hidden_dim=config["intermediate_size"],
-        rope_theta=config["rope_theta"],
+        rope_theta=theta,
         is_tied=config["tie_word_embeddings"],
     )
     wrong = {key: config.get(key) for key, value in model.config().items() if config[key] != value}
