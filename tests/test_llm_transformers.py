@@ -249,7 +249,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
     wrong = [
         ('"hidden_size": 16', '"hidden_size": 32', "config differs in"),
         ('"hidden_act": "silu"', '"hidden_act": "gelu"', "config differs in"),
-        ('"text_size": 10', '"text_size": 11', "weights differ in|another number"),
+        ('"text_size": 10', '"text_size": 11', "config differs in"),
         ('"num_hidden_layers": 2', '"num_hidden_layers": 3', "weights differ in"),
     ]
     for before, after, message in wrong:
