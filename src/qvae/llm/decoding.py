@@ -6,6 +6,8 @@ at ``begin`` or at the last token, and an image is its codes and nothing else.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,48 +154,61 @@ def draw_codes(
         UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
         ValueError: a setting of the sampler out of range.
     """
-    words = model.vocabulary
     check_sampler(
         num=len(prompts), temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
     )
-    is_guided = guidance != 1
-    if is_guided and null is None:
+    words = model.vocabulary
+    if guidance != 1 and null is None:
         raise UsageError(f"guidance={guidance}: needs the prompt that says nothing")
     for prompt in [*prompts, *([null] if null is not None else [])]:
         if not prompt or prompt[-1] != words.begin:
             raise UsageError(f"prompt: ends with {list(prompt)[-1:]}, must end with {words.begin}")
-    noise = torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed))
-    low, high = (torch.from_numpy(side) for side in words.span)
-    is_code = np.isin(np.arange(words.span_length), words.code_places)
-
-    def choose(logits: Tensor, uniform: Tensor) -> Tensor:
-        return pick(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)
-
-    def run(part: list[list[int]]) -> list[list[int]]:
-        rows, part = [ids[-1] for ids in part], [ids[:-1] for ids in part]
-        streams = [torch.tensor(part)]
-        if is_guided:
-            streams.append(torch.tensor([list(null or ())] * len(part)))
-        longest = max(stream.shape[1] for stream in streams) + words.span_length
-        decoder = _Decoder(model, max_length=longest)
-        caches = [_Cache(decoder, len(part), longest) for _ in streams]
-        found, uniform = list[Tensor](), noise[rows]
-        for place in range(1, words.span_length - 1):
-            hidden = [decoder.step(s, c) for s, c in zip(streams, caches, strict=True)]
-            ids = low[place].expand(len(part))
-            if is_code[place]:
-                head = decoder.head[low[place] : high[place]]
-                told, *rest = [F.linear(state, head) for state in hidden]
-                logits = rest[0] + guidance * (told - rest[0]) if rest else told
-                ids = choose(logits, uniform[:, len(found)]) + low[place]
-                found.append(ids)
-            streams = [ids[:, None]] * len(streams)
-        return torch.stack(found, 1).tolist()
-
+    draw = _Drawer(
+        model=model,
+        null=list(null) if null is not None and guidance != 1 else None,
+        guidance=guidance,
+        noise=torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed)),
+        filters={"temperature": temperature, "top_k": top_k, "top_p": top_p},
+    )
     # Each prompt takes its number along, which keys its random stream.
     numbered = [[*prompt, index] for index, prompt in enumerate(prompts)]
-    ids = np.array(_by_length(numbered, run), dtype=np.int64).reshape(len(prompts), -1)
-    return ids - words.code_shift if len(prompts) else ids.reshape(0, words.num_tokens)
+    ids = np.array(_by_length(numbered, draw), dtype=np.int64).reshape(-1, words.num_tokens)
+    return ids - words.code_shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawer:
+    """Draw the ids of one image after prompts of one length; a row ends with its number."""
+
+    model: Llama
+    null: list[int] | None
+    guidance: float
+    noise: Tensor
+    filters: dict[str, Any]
+
+    def __call__(self, part: list[list[int]]) -> list[list[int]]:
+        words = self.model.vocabulary
+        low, high = words.span
+        places = set(words.code_places.tolist())
+        noise = self.noise[[row[-1] for row in part]]
+        streams = [torch.tensor([row[:-1] for row in part])]
+        if self.null is not None:
+            streams.append(torch.tensor([self.null] * len(part)))
+        longest = max(stream.shape[1] for stream in streams) + words.span_length
+        decoder = _Decoder(self.model, max_length=longest)
+        caches = [_Cache(decoder, len(part), longest) for _ in streams]
+        found = list[Tensor]()
+        for place in range(1, words.span_length - 1):
+            hidden = [decoder.step(s, c) for s, c in zip(streams, caches, strict=True)]
+            ids = torch.full((len(part),), int(low[place]))
+            if place in places:
+                head = decoder.head[low[place] : high[place]]
+                told, *rest = [F.linear(state, head) for state in hidden]
+                logits = rest[0] + self.guidance * (told - rest[0]) if rest else told
+                ids = ids + pick(logits, noise[:, len(found)], **self.filters)
+                found.append(ids)
+            streams = [ids[:, None]] * len(streams)
+        return [row.tolist() for row in torch.stack(found, 1)]
 
 
 def _by_length(

@@ -3,9 +3,8 @@
     text before:   0 .. text_size-1 | begin end [row] codes
     text after:    begin end [row] codes | text_size ids of text
 
-An image is ``begin``, the tokens of the grid in the tokenizer's order, with ``row`` between two
-rows of the grid if asked for, and ``end``. The naming of the ids follows Emu3 (arXiv:2409.18869):
-one special token a code, so that any trainer that takes text can be given an image.
+An image is ``begin``, the codes in the tokenizer's order, perhaps ``row`` between two rows of the
+grid, ``end``. As in Emu3 (arXiv:2409.18869) a code is a special token with a name of its own.
 """
 
 import math
@@ -181,9 +180,7 @@ class Vocabulary:
     @cached_property
     def code_places(self) -> np.ndarray:
         """Where in a span the codes stand, int64 ``[N]``."""
-        low, high = self.span
-        is_code = (low >= self.code_first) & (low < self.first + self.num_image_ids)
-        return np.flatnonzero(is_code)
+        return np.flatnonzero(self.span[0] >= self.code_first)
 
     @cached_property
     def code_shift(self) -> np.ndarray:
@@ -226,8 +223,8 @@ class Vocabulary:
 
         Example:
             >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
-            >>> words.describe(10), words.describe(3), words.describe(99)
-            ('<|v_end|>', 'text', 'no id of this vocabulary')
+            >>> words.describe(10), words.describe(3)
+            ('<|v_end|>', 'text')
         """
         if self.first <= value < self.first + self.num_image_ids:
             return self.names[value - self.first]
@@ -242,7 +239,8 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that :meth:`from_json` takes."""
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = asdict(self)
+        values |= {name: list(values[name]) for name in ("codebook_sizes", "grid")}
         return {"format_version": _FORMAT_VERSION, **values}
 
     @classmethod
@@ -259,9 +257,9 @@ class Vocabulary:
         kinds = {name: field.type for name, field in cls.__dataclass_fields__.items()}
         if set(values) != set(kinds):
             raise FormatError(f"{source}: keys differ in {sorted(set(values) ^ set(kinds))}")
-        for name, value in values.items():
-            if not _fits(value, kinds[name]):
-                raise FormatError(f"{source}: {name}={value!r} is of another type")
+        wrong = next((name for name in kinds if not _fits(values[name], kinds[name])), None)
+        if wrong is not None:
+            raise FormatError(f"{source}: {wrong}={values[wrong]!r} is of another type")
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         try:
             return cls(**values)
