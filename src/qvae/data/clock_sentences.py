@@ -163,7 +163,7 @@ def say(
 
     Example:
         >>> say(225, ("past",), random.Random(4), face="pale green")
-        'quarter to four, on a green face'
+        'a quarter to four, on a green face'
     """
     text = phrase(minutes, rng.choice(phrasings))
     if text.startswith("quarter") and rng.random() < 0.5:
