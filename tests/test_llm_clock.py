@@ -18,7 +18,7 @@ from qvae.data.clocks import Clocks
 from qvae.errors import DataError, FormatError, UsageError
 from qvae.llm.clock_llm import open_clock_llm
 from qvae.llm.clock_rows import ClockRows
-from qvae.llm.clock_text import minute_features
+from qvae.llm.clock_text import number_features
 from qvae.llm.llama import Llama
 from qvae.llm.rows import IGNORED, Picture, from_row
 from qvae.llm.tables import SharedTable
@@ -223,6 +223,30 @@ def test_a_llama_refuses_wrong_sizes(options, message):
         Llama(words, **{"num_heads": 2, **options})
 
 
+def test_a_fresh_model_looks_from_codes_at_numbers():
+    """The first layer's first head gives the two numbers of a prompt most of its weight."""
+    from qvae.llm.layers import rms_norm, rotate, rotation
+
+    torch.manual_seed(0)
+    words = Vocabulary(
+        codebook_sizes=(32,), grid=(4, 4), tokenizer_hash="", text_size=30, repeat=16
+    )
+    features = torch.zeros(30, 12)
+    features[-11:, 0], features[-11:, 1:] = 1.0, torch.eye(11)
+    model = Llama(words, features=features, dim=96, num_heads=6, num_layers=1, hidden_dim=96)
+    span = words.to_ids(np.arange(16)).tolist()
+    ids = torch.tensor([[1, 5, 6, 7, 8, 9, 4, 20, 25, *span]])
+    x = rms_norm(model.embedding(ids))
+    layer, angles = (
+        model.layers[0],
+        rotation(0, len(ids[0]), head_dim=16, theta=1000.0, device="cpu", dtype=torch.float32),
+    )
+    query, key = (part[..., :16] for part in layer.qkv(x).chunk(3, -1)[:2])
+    scores = rotate(query, angles)[0, -8:] @ rotate(key, angles)[0].T / 4
+    weights = scores.softmax(-1)
+    assert (weights[:, 7:9].sum(-1) > 0.6).all() and (weights[:, 7:9] > 0.15).all()
+
+
 def test_swapped_codes_stay_in_their_codebook_and_text_stays():
     model, words = toy(swap_prob=0.9)
     generator = np.random.default_rng(0)
@@ -235,12 +259,15 @@ def test_swapped_codes_stay_in_their_codebook_and_text_stays():
     assert np.array_equal(words.to_ids(again), swapped[:, 1:].numpy())
 
 
-def test_minutes_have_features_and_nothing_else_has():
-    features = minute_features(4)
-    assert (features.abs().sum(1) > 0).sum() == 60 and features.shape[1] == 9
-    assert minute_features(0).shape[1] == 0
+def test_numbers_have_features_and_nothing_else_has():
+    features = number_features(4)
+    assert (features.abs().sum(1) > 0).sum() == 60 + 31 and features.shape[1] == 9 + 31
+    numbers = features[features[:, 0] > 0]
+    assert torch.allclose(numbers.square().sum(1), torch.tensor(2.0))
+    assert torch.linalg.matrix_rank(numbers) == 9 + 31
+    assert number_features(0).shape[1] == 0
     with pytest.raises(ValueError, match="harmonics=31"):
-        minute_features(31)
+        number_features(31)
 
 
 # -- a run -------------------------------------------------------------------------------------

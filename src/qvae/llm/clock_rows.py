@@ -13,7 +13,7 @@ from qvae.data.clock_sentences import face_names, say, train_phrasings
 from qvae.data.clocks import TIME, clocks_of
 from qvae.data.tokens import TokenData, TokenSplit
 from qvae.errors import DataError
-from qvae.llm.clock_text import SIGN, clock_tokens, minute_features, note
+from qvae.llm.clock_text import SIGN, clock_tokens, note, number_features
 from qvae.llm.rows import IGNORED, Picture, Text, to_row
 from qvae.llm.vocabulary import Vocabulary
 from qvae.llm.words import WordTokenizer
@@ -58,7 +58,7 @@ class ClockRows(DataModule):
         clock_seed: the ``seed`` of that data, which tells the faces' colours.
         draw_share: share of rows that draw, in [0, 1].
         words_share: share of rows without a clock, in [0, 1]; the rest read.
-        harmonics: of the minutes' features, see ``minute_features``; 0 is none.
+        harmonics: of the numbers' features, see ``number_features``; 0 is none.
         repeat: blocks of ids of the codes, see ``Vocabulary``; 0 is one a cell.
         has_rows: whether a marker stands between the rows of the grid.
         seed: of the sentences.
@@ -102,7 +102,7 @@ class ClockRows(DataModule):
             has_rows=has_rows,
         )
         self.text = WordTokenizer.build(texts, self.vocabulary)
-        self.features: Float[Tensor, "T F"] = minute_features(harmonics)
+        self.features: Float[Tensor, "T F"] = number_features(harmonics)
         self.spec = DataSpec(shape=(2, 2 * self.vocabulary.span_length), levels=len(texts))
 
     def train(self) -> Split:

@@ -14,7 +14,7 @@ from torch import Tensor
 from qvae.data.clock_sentences import sentence_words
 from qvae.llm.words import text_tokens
 
-__all__ = ["SIGN", "clock_tokens", "minute_features", "note"]
+__all__ = ["SIGN", "clock_tokens", "number_features", "note"]
 
 SIGN = "="
 """Between a sentence and its time."""
@@ -39,11 +39,13 @@ def note(minutes: int) -> str:
     return f"{hour or 12}:{minute:02d}"
 
 
-def minute_features(harmonics: int) -> Float[Tensor, "T F"]:
-    """Return Fourier features of the minute tokens ``:00`` to ``:59``; other rows are zero.
+def number_features(harmonics: int) -> Float[Tensor, "T F"]:
+    """Return features of the numbers among the text tokens; other rows are zero.
 
-    A minute is an angle. With few harmonics a minute's row lies where its neighbours' rows say,
-    so the pictures of :07 and :09 teach something about :08.
+    The first column says that it is a number. A minute, ``:00`` to ``:59``, is an angle: cosines
+    and sines of its multiples. With few of them a minute's row lies where its neighbours' rows
+    say, so the pictures of :07 and :09 teach something about :08. The other numbers, 0 to 30,
+    have a column each.
 
     Args:
         harmonics: multiples of the angle, 0..30; 0 gives no features at all.
@@ -52,16 +54,23 @@ def minute_features(harmonics: int) -> Float[Tensor, "T F"]:
         ValueError: out of range.
 
     Example:
-        >>> minute_features(8).shape[1], int((minute_features(8).abs().sum(1) > 0).sum())
-        (17, 60)
+        >>> number_features(8).shape[1], int((number_features(8)[:, 0] > 0).sum())
+        (48, 91)
     """
     if not 0 <= harmonics <= 30:
         raise ValueError(f"harmonics={harmonics}: must be in 0..30")
     tokens = clock_tokens()
-    features = torch.zeros(len(tokens), 2 * harmonics + 1 if harmonics else 0)
-    if harmonics:
-        for minute, token in enumerate(_MINUTES):
-            angles = [2 * math.pi * k * minute / 60 for k in range(1, harmonics + 1)]
-            waves = [wave(angle) for angle in angles for wave in (math.cos, math.sin)]
-            features[tokens.index(token)] = torch.tensor([1.0, *waves])
+    if not harmonics:
+        return torch.zeros(len(tokens), 0)
+    num_waves = 2 * harmonics
+    features = torch.zeros(len(tokens), 1 + num_waves + len(_NUMBERS))
+    for minute, token in enumerate(_MINUTES):
+        angles = [2 * math.pi * k * minute / 60 for k in range(1, harmonics + 1)]
+        waves = [wave(angle) for angle in angles for wave in (math.cos, math.sin)]
+        # Of length one together, as the other numbers' single column is.
+        features[tokens.index(token), : 1 + num_waves] = torch.tensor(
+            [1.0, *(wave / math.sqrt(harmonics) for wave in waves)]
+        )
+    for number, token in enumerate(_NUMBERS):
+        features[tokens.index(f"▁{token}"), [0, 1 + num_waves + number]] = 1.0
     return features

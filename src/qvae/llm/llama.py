@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qvae.llm.layers import EPS, LlamaBlock, rms_norm, rotation
 from qvae.llm.rows import IGNORED
+from qvae.llm.start import start_to_look
 from qvae.llm.tables import SharedTable, Table, word_index
 from qvae.llm.vocabulary import Vocabulary
 from qvae.priors.attention import causal_mask
@@ -82,8 +83,9 @@ class Llama(nn.Module):
         self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
         self.hidden_dim, self.rope_theta = hidden_dim, rope_theta
         self.text_weight, self.swap_prob, self.is_tied = text_weight, swap_prob, is_tied
-        self.embedding: Table = SharedTable(vocabulary, dim=dim, features=features)
-        self.head: Table = self.embedding
+        embedding = SharedTable(vocabulary, dim=dim, features=features)
+        self.embedding: Table = embedding
+        self.head: Table = embedding
         if not is_tied:
             self.head = SharedTable(vocabulary, dim=dim, features=features, has_blocks=False)
         self.layers = nn.ModuleList(
@@ -94,6 +96,9 @@ class Llama(nn.Module):
         books = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         self.register_buffer("books", books, persistent=False)
         self._init_weights()
+        first = self.layers[0]
+        assert isinstance(first, LlamaBlock)
+        start_to_look(embedding, first)
 
     def _init_weights(self) -> None:
         for name, parameter in self.layers.named_parameters():
