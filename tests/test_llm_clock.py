@@ -242,7 +242,7 @@ def test_a_fresh_model_looks_from_codes_at_numbers():
         rotation(0, len(ids[0]), head_dim=16, theta=1000.0, device="cpu", dtype=torch.float32),
     )
     query, key = (part[..., :16] for part in layer.qkv(x).chunk(3, -1)[:2])
-    scores = rotate(query, angles)[0, -8:] @ rotate(key, angles)[0].T / 4
+    scores = rotate(query, angles)[0, -9:-1] @ rotate(key, angles)[0].T / 4
     weights = scores.softmax(-1)
     assert (weights[:, 7:9].sum(-1) > 0.6).all() and (weights[:, 7:9] > 0.15).all()
 
