@@ -263,7 +263,8 @@ def test_numbers_have_features_and_nothing_else_has():
     features = number_features(4)
     assert (features.abs().sum(1) > 0).sum() == 60 + 31 and features.shape[1] == 9 + 31
     numbers = features[features[:, 0] > 0]
-    assert torch.allclose(numbers.square().sum(1), torch.tensor(2.0))
+    assert torch.allclose(numbers.square().sum(1), torch.tensor(8.0))
+    assert (numbers[:, 0] == 2).all()
     assert torch.linalg.matrix_rank(numbers) == 9 + 31
     assert number_features(0).shape[1] == 0
     with pytest.raises(ValueError, match="harmonics=31"):

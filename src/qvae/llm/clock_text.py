@@ -62,15 +62,13 @@ def number_features(harmonics: int) -> Float[Tensor, "T F"]:
     tokens = clock_tokens()
     if not harmonics:
         return torch.zeros(len(tokens), 0)
-    num_waves = 2 * harmonics
+    # The first column is as long as all waves of a minute together, and so is a number's own.
+    num_waves, size = 2 * harmonics, math.sqrt(harmonics)
     features = torch.zeros(len(tokens), 1 + num_waves + len(_NUMBERS))
     for minute, token in enumerate(_MINUTES):
         angles = [2 * math.pi * k * minute / 60 for k in range(1, harmonics + 1)]
         waves = [wave(angle) for angle in angles for wave in (math.cos, math.sin)]
-        # Of length one together, as the other numbers' single column is.
-        features[tokens.index(token), : 1 + num_waves] = torch.tensor(
-            [1.0, *(wave / math.sqrt(harmonics) for wave in waves)]
-        )
+        features[tokens.index(token), : 1 + num_waves] = torch.tensor([size, *waves])
     for number, token in enumerate(_NUMBERS):
-        features[tokens.index(f"▁{token}"), [0, 1 + num_waves + number]] = 1.0
+        features[tokens.index(f"▁{token}"), [0, 1 + num_waves + number]] = size
     return features
