@@ -288,9 +288,37 @@ def decode_results():
 
 
 DTYPES = ("float32", "bf16")
+
+
+def llm_results():
+    report = result("llm_clock.json")
+    if report is None:
+        return "_No results are committed yet._"
+    drawing = report["drawing"]
+    lines = [
+        f"{report['parameters'] / 1e6:.1f} M parameters, {report['training_seconds'] / 60:.0f} "
+        f"minutes of training; sampler {report['sampler']}. Notes right "
+        f"{drawing['note_right']:.1%}, faces as asked {drawing['face_right']:.1%}.",
+        "",
+        "| drawing, held-out pairs | N | dial right | within 1 min | without floor | gross |",
+        "|---|---|---|---|---|---|",
+    ]
+    names = ("dial_right", "within_1", "within_1_no_floor", "gross")
+    for split, row in drawing["splits"].items():
+        shares = [f"{row[name]:.1%}" for name in names]
+        lines.append("| " + " | ".join([split, str(row["n"]), *shares]) + " |")
+    lines += ["", "| reading | N | exact minute | within 1 min | gross |", "|---|---|---|---|---|"]
+    for title, name in [("", "reading"), ("second renderer, ", "reading_second_renderer")]:
+        for split, row in report[name]["splits"].items():
+            shares = [f"{row[key]:.1%}" for key in ("exact", "within_1", "gross")]
+            lines.append("| " + " | ".join([title + split, str(row["n"]), *shares]) + " |")
+    return "\n".join(lines)
+
+
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
+    ROOT / "docs" / "llm.md": {"llm": llm_results},
     ROOT / "docs" / "clock.md": {"results": clock_results},
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "quantizer.json")

@@ -185,7 +185,7 @@ def test_bad_overrides_are_refused_in_one_sentence(tiny, change, words):
         ("  decoder: conv\n", "", r"model\.decoder: needs a name, one of mlp, conv, patch"),
         ("train:", "trian:", r"tiny.yaml: trian: unknown key, did you mean train"),
         ("data: {name: clocks, size: 8}\n", "", "data: needs a name, one of clocks"),
-        ("train:", "prior: uniform\ntrain:", "needs one of model and prior, has both"),
+        ("train:", "prior: uniform\ntrain:", "needs one of model, prior, llm, has model and prior"),
         ("likelihood: gaussian", "likelihood: gausian", "did you mean gaussian"),
         ("1e-4", "fast", r"train\.lr='fast': expected float"),
         ("name: vq,", "name: os.system,", "named, not imported"),
@@ -197,8 +197,8 @@ def test_bad_recipes_name_file_and_path(tmp_path, old, new, words):
         load_recipe(write(tmp_path, TINY.replace(old, new), "tiny.yaml"))
 
 
-def test_neither_model_nor_prior_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="needs one of model and prior, has neither"):
+def test_a_recipe_that_trains_nothing_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="needs one of model, prior, llm, has none"):
         load_recipe(write(tmp_path, "data: clocks\n"))
 
 
@@ -233,7 +233,7 @@ def test_a_prior_recipe_needs_no_data_name(tmp_path):
 def test_shipped_recipes_are_complete(name):
     recipe = load_recipe(name, is_complete=False)
     assert recipe.name == name
-    assert (recipe.model is None) != (recipe.prior is None)
+    assert [recipe.model, recipe.prior, recipe.llm].count(None) == 2
 
 
 # -- signatures ------------------------------------------------------------------------------

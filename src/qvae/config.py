@@ -6,7 +6,8 @@ A recipe has these top-level keys::
     data:    {name: clocks, ...}   arguments of the data module
     model:   {encoder: {name: conv, ...}, bottleneck: {...}, decoder: {...}, likelihood: {...},
               beta: 1.0, conditional: false}                       stage 1, or
-    prior:   {name: transformer, ...}                              stage 2
+    prior:   {name: transformer, ...}                              stage 2, or
+    llm:     {name: llama, ...}    text and tokens at once
     train:   {steps: 1000, ...}    arguments of the training loop
     sample:  {temperature: 1.0, guidance: 1.0}    what `qvae sample` uses unless told otherwise
     seed:    0
@@ -42,15 +43,17 @@ from qvae.yaml_text import dump_yaml
 
 __all__ = ["Recipe", "dump_recipe", "load_recipe", "normalise_key", "recipe_options"]
 
-_TOP = ("data", "model", "prior", "train", "sample", "seed")
+_TOP = ("data", "model", "prior", "llm", "train", "sample", "seed")
+_STAGES = ("model", "prior", "llm")
+"""What a recipe trains: one of these sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A checked recipe, complete with every default.
 
-    Exactly one of ``model`` (stage 1) and ``prior`` (stage 2) is given. Each component is
-    ``{"name": ..., **arguments}``.
+    Exactly one of ``model`` (stage 1), ``prior`` (stage 2) and ``llm`` is given. Each component
+    is ``{"name": ..., **arguments}``.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Recipe:
     train: dict[str, Any]
     sample: dict[str, Any]
     seed: int
+    llm: dict[str, Any] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """Return plain lists and dicts that, written as YAML, load as the same recipe."""
@@ -137,14 +141,14 @@ def _rank(key: str) -> int:
     """Order overrides: a name before its arguments, an outer component before an inner one."""
     parts = key.removesuffix(".name").split(".")
     is_part = len(parts) == 2 and parts[0] == "model" and parts[1] in PARTS
-    is_name = key.endswith(".name") or parts in (["data"], ["prior"]) or is_part
+    is_name = key.endswith(".name") or parts in (["data"], ["prior"], ["llm"]) or is_part
     return len(parts) if is_name or parts[-1] in NESTED else 1000
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
-    if parts[0] in ("model", "prior") and parts[0] not in raw:
-        other = "prior" if parts[0] == "model" else "model"
+    if parts[0] in _STAGES and parts[0] not in raw:
+        other = next((stage for stage in _STAGES if stage in raw), "model")
         raise UsageError(f"--{key}: this recipe trains a {other}, it has no {parts[0]} section")
     change: Any = value
     for part in reversed(parts):
@@ -183,9 +187,10 @@ class _Checker:
                 hint = did_you_mean(str(key), list(_TOP)) or f"; known: {', '.join(_TOP)}"
                 raise UsageError(f"{self.where(key)}: unknown key{hint}")
         values = {key: raw.get(key) for key in _TOP}
-        if (values["model"] is None) == (values["prior"] is None):
-            found = "both" if values["model"] is not None else "neither"
-            raise UsageError(f"{self.source}: needs one of model and prior, has {found}")
+        stages = [stage for stage in _STAGES if values[stage] is not None]
+        if len(stages) != 1:
+            found = " and ".join(stages) or "none"
+            raise UsageError(f"{self.source}: needs one of {', '.join(_STAGES)}, has {found}")
         if values["prior"] is not None and isinstance(values["data"] or {}, dict):
             values["data"] = {"name": "tokens", **(values["data"] or {})}
         sections: dict[str, Any] = {
@@ -202,7 +207,7 @@ class _Checker:
         return Recipe(name=name, seed=self._seed(raw.get("seed", 0)), **sections)
 
     def _mapping(self, path: str, value: Any) -> dict[str, Any] | None:
-        if path in ("model", "prior") and value is None:
+        if path in _STAGES and value is None:
             return None
         if path in ("train", "sample", "model"):
             value = value or {}

@@ -79,7 +79,8 @@ def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def spell_out(raw: dict[Any, Any]) -> dict[Any, Any]:
     """Turn ``bottleneck: fsq`` into ``bottleneck: {name: fsq}``, also inside components."""
-    for section, key in [(raw, "data"), (raw, "prior"), *((raw.get("model"), p) for p in PARTS)]:
+    stages = [(raw, key) for key in ("data", "prior", "llm")]
+    for section, key in [*stages, *((raw.get("model"), p) for p in PARTS)]:
         if isinstance(section, dict) and key in section:
             section[key] = _spelled_component(section[key])
     return raw

@@ -52,8 +52,7 @@ def section_schemas(values: Mapping[str, Any]) -> list[tuple[str, list[Argument]
     paths = ["data"] if values["data"] else []
     if values["model"] is not None:
         paths += [f"model.{part}" for part in PARTS]
-    if values["prior"] is not None:
-        paths += ["prior"]
+    paths += [stage for stage in ("prior", "llm") if values[stage] is not None]
     found = []
     for path in paths:
         found += _component_schemas(values, path, path.removeprefix("model."))

@@ -30,6 +30,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "images": "qvae.data.images:Images",
         "shapes2d": "qvae.data.shapes2d:Shapes2D",
         "tokens": "qvae.data.tokens:Tokens",
+        "clock_rows": "qvae.llm.clock_rows:ClockRows",
     },
     "encoder": {
         "mlp": "qvae.networks.mlp:MLPEncoder",
@@ -79,6 +80,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "masked": "qvae.priors.masked:Masked",
         "hf": "qvae.priors.hf:HF",
     },
+    "llm": {
+        "llama": "qvae.llm.llama:Llama",
+    },
 }
 """Kind -> name -> ``module:Class``, in the order in which data flows."""
 
@@ -112,7 +116,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("data")
-        ['clocks', 'images', 'shapes2d', 'tokens']
+        ['clocks', 'images', 'shapes2d', 'tokens', 'clock_rows']
     """
     return list(_table(kind))
 

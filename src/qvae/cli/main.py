@@ -45,6 +45,7 @@ COMMANDS = {
     "decompress": ("compress", "get a sample back from its bytes"),
     "read": ("read", "read the time off pictures of clocks"),
     "bench": ("bench", "time the nearest-code search or a quantizer beside other libraries"),
+    "llm": ("llm", "draw a clock from a sentence, read a clock into a sentence"),
     "info": ("info", "say what this machine and this installation are"),
     "list": ("listing", "list recipes and components, or one component's arguments"),
 }

@@ -18,7 +18,7 @@ from qvae.cli.common import (
 )
 from qvae.errors import UsageError
 
-__all__ = ["conditions", "run_sample"]
+__all__ = ["conditions", "number", "run_sample"]
 
 
 def run_sample(parser: Parser, words: Sequence[str]) -> Result:
@@ -71,11 +71,11 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
 
 def _add_sampler(parser: Parser) -> None:
     own = "; default: the sample section of the run's recipe"
-    parser.add_argument("--temperature", type=_number, metavar="T", help=f">= 0{own}")
+    parser.add_argument("--temperature", type=number, metavar="T", help=f">= 0{own}")
     parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
-    parser.add_argument("--top-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
-    parser.add_argument("--min-p", type=_number, metavar="P", help=f"in (0, 1]{own}")
-    parser.add_argument("--guidance", type=_number, metavar="G", help=f"1 is plain sampling{own}")
+    parser.add_argument("--top-p", type=number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--min-p", type=number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--guidance", type=number, metavar="G", help=f"1 is plain sampling{own}")
 
 
 def _add_inpainting(parser: Parser) -> None:
@@ -99,7 +99,8 @@ def conditions(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Read a finite number, for ``type=``."""
     try:
         value = float(text)
     except ValueError:

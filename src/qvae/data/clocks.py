@@ -10,12 +10,12 @@ from torch import Tensor
 
 from qvae.data.base import ArraySplit, DataModule, Split
 from qvae.data.clock_renderer import render_clocks
-from qvae.data.clock_style import sample_styles
+from qvae.data.clock_style import ClockStyle, sample_styles
 from qvae.data.clock_times import TRAIN_TIMES
 from qvae.data.images import read_pixels, write_image
 from qvae.types import Condition, DataSpec
 
-__all__ = ["TIME", "Clocks", "clock_hours"]
+__all__ = ["TIME", "Clocks", "clock_hours", "clocks_of"]
 
 TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
 """The condition: hours after twelve, so the period is a turn of the hour hand, a unit of the
@@ -39,6 +39,26 @@ def clock_hours(minutes: np.ndarray, *, mirror: bool = False) -> Float[Tensor, "
     if mirror:
         minutes = (720 - minutes) % 720
     return torch.from_numpy((minutes / 60).astype(np.float32))[:, None]
+
+
+def clocks_of(split: str, num: int, *, seed: int = 0) -> tuple[np.ndarray, ClockStyle]:
+    """Return the times ``[num]`` (minutes) and the styles of a split, without drawing them.
+
+    Args:
+        split: train, valid or test.
+        num: clocks in the split.
+        seed: of the training clocks.
+
+    Example:
+        >>> minutes, styles = clocks_of("test", 2880)
+        >>> int(minutes[721]), len(styles)
+        (1, 2880)
+    """
+    if split == "test":
+        return np.arange(num) % 720, sample_styles(num, seed=_TEST_STYLES)
+    seed = _VALID_STYLES if split == "valid" else seed
+    minutes = np.random.default_rng([seed, 17]).choice(TRAIN_TIMES, num)
+    return minutes, sample_styles(num, seed=seed)
 
 
 class Clocks(DataModule):
@@ -86,24 +106,19 @@ class Clocks(DataModule):
 
     @cached_property
     def _train(self) -> Split:
-        return self._split(self._train_times(self.size, self.seed), style_seed=self.seed)
+        return self._split("train", self.size)
 
     @cached_property
     def _valid(self) -> Split:
-        times = self._train_times(self.valid_size, _VALID_STYLES)
-        return self._split(times, style_seed=_VALID_STYLES)
+        return self._split("valid", self.valid_size)
 
     @cached_property
     def _test(self) -> Split:
-        times = np.tile(np.arange(720), TEST_STYLES_PER_TIME)
-        return self._split(times, style_seed=_TEST_STYLES)
+        return self._split("test", 720 * TEST_STYLES_PER_TIME)
 
-    @staticmethod
-    def _train_times(num: int, seed: int) -> np.ndarray:
-        return np.random.default_rng([seed, 17]).choice(TRAIN_TIMES, num)
-
-    def _split(self, minutes: np.ndarray, *, style_seed: int) -> ArraySplit:
-        pictures = render_clocks(minutes, sample_styles(len(minutes), seed=style_seed))
+    def _split(self, name: str, num: int) -> ArraySplit:
+        minutes, styles = clocks_of(name, num, seed=self.seed)
+        pictures = render_clocks(minutes, styles)
         return ArraySplit(
             np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
             cond=clock_hours(minutes, mirror=self.mirror).numpy(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -60,6 +60,8 @@ def build_model(recipe: Recipe, data: DataModule) -> nn.Module:
         if recipe.model is not None:
             config = recipe.model
             return _explained("model", lambda: build_autoencoder(config, data.spec))
+        if recipe.llm is not None:
+            return _build_llm(recipe.llm, data)
         assert recipe.prior is not None
         prior = recipe.prior
         if not isinstance(data, TokenData):
@@ -78,6 +80,20 @@ def build_model(recipe: Recipe, data: DataModule) -> nn.Module:
                 grid=data.grid,
             ),
         )
+
+
+def _build_llm(config: dict[str, Any], data: DataModule) -> nn.Module:
+    """Build a language model over the vocabulary of its rows."""
+    vocabulary = getattr(data, "vocabulary", None)
+    if vocabulary is None:
+        raise UsageError(f"data={type(data).__name__}: a language model is trained on rows of ids")
+    arguments = dict(config)
+    component = registry.resolve("llm", arguments.pop("name"))
+    features = getattr(data, "features", None)
+    model: nn.Module = _explained(
+        "llm", lambda: component(vocabulary, features=features, **arguments)
+    )
+    return model
 
 
 def _explained(section: str, build: Callable[[], T]) -> T:

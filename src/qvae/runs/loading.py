@@ -14,6 +14,7 @@ from qvae.errors import DataError, FormatError, UsageError
 from qvae.pretrained import load_model
 from qvae.priors.base import Prior
 from qvae.runs.build import build_data
+from qvae.store import read_json
 from qvae.tokenizer import Tokenizer
 from qvae.types import Condition
 
@@ -69,6 +70,8 @@ def open_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
         is_unfinished = (path / "state").is_dir()
         reason = "its training has not ended; go on with --resume" if is_unfinished else ""
         raise FormatError(f"{path}: holds no model; {reason or 'give the folder of a run'}")
+    if "model_type" in read_json(folder / "config.json"):
+        raise UsageError(f"{path}: is a language model; see qvae llm --help")
     model = load_model(folder, device=device)
     has_recipe = (path / "recipe.yaml").is_file()
     run = Run(

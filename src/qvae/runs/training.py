@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -17,6 +18,9 @@ from qvae.runs.build import build_data, build_model, check_values
 from qvae.store import load_folder
 from qvae.tokenizer import Tokenizer
 from qvae.train import TrainResult, fit
+
+if TYPE_CHECKING:
+    from qvae.llm.words import WordTokenizer
 
 __all__ = ["copy_folder", "next_run_folder", "train_recipe"]
 
@@ -46,8 +50,9 @@ def train_recipe(
 ) -> TrainResult:
     """Train what a recipe says, and leave a run folder that can be used alone.
 
-    The folder ends with ``model/`` and, for a prior, ``tokenizer/``: a copy of the tokenizer
-    whose tokens it learned, its hash compared with the one that the tokens name.
+    The folder ends with ``model/`` and, for a prior or a language model, ``tokenizer/``: a copy of
+    the tokenizer whose tokens it learned, its hash compared with the one that the tokens name. A
+    language model's ``model/`` is a folder that ``transformers`` loads.
 
     Args:
         recipe: what to train, on which data.
@@ -72,7 +77,8 @@ def train_recipe(
         _load_weights(model, Path(init))
     if resume and not _holds_step(Path(run)):
         tell(f"{run}: no checkpoint to go on from, so training starts at the beginning")
-    export = partial(_export, tokenizer=_tokenizer_folder(data) if recipe.prior else None)
+    tokenizer = _tokenizer_folder(data) if recipe.prior or recipe.llm else None
+    export = partial(_export, tokenizer=tokenizer, text=getattr(data, "text", None))
     tell(f"run folder {run}")
     return fit(
         model,
@@ -128,24 +134,34 @@ def _load_weights(model: nn.Module, init: Path) -> None:
 
 def _tokenizer_folder(data: DataModule) -> Path:
     """Return the tokenizer beside the tokens, after comparing its hash with theirs."""
-    assert isinstance(data, TokenData)
-    folder = data.path / "tokenizer"
+    tokens = getattr(data, "tokens", data)
+    assert isinstance(tokens, TokenData)
+    folder = tokens.path / "tokenizer"
     if not folder.is_dir():
         raise FormatError(f"{folder}: no such folder; tokens from qvae encode have one")
     found = Tokenizer.from_pretrained(folder).hash
-    if found != data.tokenizer_hash:
+    if found != tokens.tokenizer_hash:
         raise FormatError(
-            f"{folder}: tokenizer {found[:12]} is not {data.tokenizer_hash[:12]}, whose tokens "
+            f"{folder}: tokenizer {found[:12]} is not {tokens.tokenizer_hash[:12]}, whose tokens "
             "these are; encode the data again"
         )
     return folder
 
 
-def _export(model: nn.Module, path: Path, *, tokenizer: Path | None) -> None:
+def _export(
+    model: nn.Module, path: Path, *, tokenizer: Path | None, text: "WordTokenizer | None"
+) -> None:
     """Write ``model/`` and, before it, the tokenizer: whoever sees the model can decode."""
     if tokenizer is not None:
         copy_folder(tokenizer, path.parent / "tokenizer")
-    save_model(model, path)
+    if text is None:
+        save_model(model, path)
+        return
+    from qvae.llm.folder import save_llm
+    from qvae.llm.llama import Llama
+
+    assert isinstance(model, Llama)
+    save_llm(model, text, path)
 
 
 def copy_folder(source: Path, target: Path) -> None:

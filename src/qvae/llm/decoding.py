@@ -1,0 +1,226 @@
+"""Decode a Llama one id a step with a cache: greedy text, and images by their codes.
+
+Prompts of one length go together, so no row is padded and a row's result does not depend on the
+others. The table of rows is written out once. What the grammar forbids is never drawn: text ends
+at ``begin`` or at the last token, and an image is its codes and nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from qvae.errors import UsageError
+from qvae.llm.layers import LlamaBlock, Rotation, rms_norm, rotate, rotation
+from qvae.llm.llama import Llama
+from qvae.priors.sampling import check_sampler, pick, uniforms
+
+__all__ = ["complete_text", "draw_codes"]
+
+_CHUNK = 256
+
+
+class _Cache:
+    """Keys and values of one batch, grown as positions are seen."""
+
+    def __init__(self, decoder: "_Decoder", num: int, length: int) -> None:
+        model = decoder.model
+        shape = (2, num * model.num_heads, length, model.dim // model.num_heads)
+        self.layers = [decoder.embedding.new_empty(shape) for _ in model.layers]
+        self.length = 0
+
+
+class _Decoder:
+    """A model with its tables written out."""
+
+    def __init__(self, model: Llama, *, max_length: int) -> None:
+        self.model = model
+        self.embedding, self.head = model.embedding.rows(), model.head.rows()
+        self.angles = rotation(
+            0,
+            max_length,
+            head_dim=model.dim // model.num_heads,
+            theta=model.rope_theta,
+            device=self.embedding.device,
+            dtype=self.embedding.dtype,
+        )
+
+    def step(self, ids: Int[Tensor, "B T"], cache: _Cache) -> Tensor:
+        """Take ids in, and return what the head reads after the last one, ``[B, D]``."""
+        x = F.embedding(ids, self.embedding)
+        start, stop = cache.length, cache.length + ids.shape[1]
+        part = slice(start, stop)
+        angles = Rotation(self.angles.cos[part], self.angles.sin[part])
+        seen = torch.arange(stop, device=ids.device)
+        hidden = seen > torch.arange(start, stop, device=ids.device)[:, None]
+        mask = x.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+        for layer, cached in zip(self.model.layers, cache.layers, strict=True):
+            assert isinstance(layer, LlamaBlock)
+            x = x + self._attention(layer, rms_norm(x), cached, angles, mask)
+            gate, up = layer.gate_up(rms_norm(x)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        cache.length = stop
+        return rms_norm(x[:, -1])
+
+    def _attention(
+        self, layer: LlamaBlock, x: Tensor, cached: Tensor, angles: Rotation, mask: Tensor
+    ) -> Tensor:
+        batch, length, dim = x.shape
+        heads, head_dim = layer.num_heads, dim // layer.num_heads
+        qkv = layer.qkv(x).view(batch, length, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
+        turned = rotate(qkv[:2].reshape(2, batch * heads, length, head_dim), angles)
+        stop = mask.shape[1]
+        cached[0, :, stop - length : stop] = turned[1]
+        cached[1, :, stop - length : stop] = qkv[2].reshape(batch * heads, length, head_dim)
+        keys, values = cached[:, :, :stop]
+        scores = torch.baddbmm(mask, turned[0], keys.transpose(1, 2), alpha=head_dim**-0.5)
+        mixed = torch.bmm(scores.softmax(-1), values).view(batch, heads, length, head_dim)
+        return layer.attention_out(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+@torch.inference_mode()
+def complete_text(
+    model: Llama, prompts: Sequence[Sequence[int]], *, stop: Sequence[int], max_new: int
+) -> list[list[int]]:
+    """Continue each prompt greedily with text, up to and including one of the ``stop`` ids.
+
+    Args:
+        model: in eval mode.
+        prompts: ids, of any lengths; each ends in text or with a whole image.
+        stop: ids that end a continuation, such as ``begin`` and the last token.
+        max_new: ids at most; >= 1.
+
+    Returns:
+        The new ids of each prompt.
+
+    Raises:
+        UsageError: an empty prompt.
+    """
+    words = model.vocabulary
+    allowed = torch.zeros(words.size, dtype=torch.bool)
+    allowed[words.text_first : words.text_first + words.text_size] = True
+    allowed[words.begin] = True
+    ends = torch.tensor(list(stop))
+
+    def run(part: list[list[int]]) -> list[list[int]]:
+        decoder = _Decoder(model, max_length=len(part[0]) + max_new)
+        cache = _Cache(decoder, len(part), len(part[0]) + max_new)
+        ids, found = torch.tensor(part), list[Tensor]()
+        is_done = torch.zeros(len(part), dtype=torch.bool)
+        for _ in range(max_new):
+            logits = F.linear(decoder.step(ids, cache), decoder.head)
+            best = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+            found.append(torch.where(is_done, -1, best))
+            is_done |= torch.isin(best, ends)
+            if is_done.all():
+                break
+            ids = best[:, None]
+        return [[i for i in row if i >= 0] for row in torch.stack(found, 1).tolist()]
+
+    return _by_length(prompts, run)
+
+
+@torch.inference_mode()
+def draw_codes(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    *,
+    null: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+) -> Int[np.ndarray, "B N"]:
+    """Draw the tokens of one image after each prompt.
+
+    Args:
+        model: in eval mode.
+        prompts: ids, of any lengths, each of which ends with ``begin``.
+        null: the prompt that says nothing, for guidance; needed if ``guidance`` is not 1.
+        temperature: divides the logits; >= 0, and 0 takes the most probable code.
+        top_k: keep the k most probable codes.
+        top_p: keep the fewest codes that hold this probability.
+        guidance: g in ``null + g * (told - null)`` of the logits; "Classifier-Free Diffusion
+            Guidance", arXiv:2207.12598.
+        seed: image i depends on its prompt and (seed, i) alone.
+
+    Raises:
+        UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
+        ValueError: a setting of the sampler out of range.
+    """
+    check_sampler(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+    words = model.vocabulary
+    if guidance != 1 and null is None:
+        raise UsageError(f"guidance={guidance}: needs the prompt that says nothing")
+    for prompt in [*prompts, *([null] if null is not None else [])]:
+        if not prompt or prompt[-1] != words.begin:
+            raise UsageError(f"prompt: ends with {list(prompt)[-1:]}, must end with {words.begin}")
+    draw = _Drawer(
+        model=model,
+        null=list(null) if null is not None and guidance != 1 else None,
+        guidance=guidance,
+        noise=torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed)),
+        filters={"temperature": temperature, "top_k": top_k, "top_p": top_p},
+    )
+    # Each prompt takes its number along, which keys its random stream.
+    numbered = [[*prompt, index] for index, prompt in enumerate(prompts)]
+    ids = np.array(_by_length(numbered, draw), dtype=np.int64).reshape(-1, words.num_tokens)
+    return ids - words.code_shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawer:
+    """Draw the ids of one image after prompts of one length; a row ends with its number."""
+
+    model: Llama
+    null: list[int] | None
+    guidance: float
+    noise: Tensor
+    filters: dict[str, Any]
+
+    def __call__(self, part: list[list[int]]) -> list[list[int]]:
+        words = self.model.vocabulary
+        low, high = words.span
+        places = set(words.code_places.tolist())
+        noise = self.noise[[row[-1] for row in part]]
+        streams = [torch.tensor([row[:-1] for row in part])]
+        if self.null is not None:
+            streams.append(torch.tensor([self.null] * len(part)))
+        longest = max(stream.shape[1] for stream in streams) + words.span_length
+        decoder = _Decoder(self.model, max_length=longest)
+        caches = [_Cache(decoder, len(part), longest) for _ in streams]
+        found = list[Tensor]()
+        for place in range(1, words.span_length - 1):
+            hidden = [decoder.step(s, c) for s, c in zip(streams, caches, strict=True)]
+            ids = torch.full((len(part),), int(low[place]))
+            if place in places:
+                head = decoder.head[low[place] : high[place]]
+                told, *rest = [F.linear(state, head) for state in hidden]
+                logits = rest[0] + self.guidance * (told - rest[0]) if rest else told
+                ids = ids + pick(logits, noise[:, len(found)], **self.filters)
+                found.append(ids)
+            streams = [ids[:, None]] * len(streams)
+        return [row.tolist() for row in torch.stack(found, 1)]
+
+
+def _by_length(
+    prompts: Sequence[Sequence[int]], run: Callable[[list[list[int]]], list[list[int]]]
+) -> list[list[int]]:
+    """Run prompts in groups of one length, and return the results in the order of the prompts."""
+    groups: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise UsageError(f"prompt {index}: is empty")
+        groups.setdefault(len(prompt), []).append(index)
+    found: dict[int, list[int]] = {}
+    for indices in groups.values():
+        for start in range(0, len(indices), _CHUNK):
+            part = indices[start : start + _CHUNK]
+            found |= zip(part, run([list(prompts[i]) for i in part]), strict=True)
+    return [found[index] for index in range(len(prompts))]
