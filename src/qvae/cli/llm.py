@@ -42,6 +42,7 @@ def _draw(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument("--temperature", type=number, metavar="T", help=f">= 0{own}")
     parser.add_argument("--top-k", type=positive, metavar="K", help=f"keep the K likeliest{own}")
     parser.add_argument("--top-p", type=number, metavar="P", help=f"in (0, 1]{own}")
+    parser.add_argument("--min-p", type=number, metavar="P", help=f"in (0, 1]{own}")
     parser.add_argument("--guidance", type=number, metavar="G", help=f"1 is plain sampling{own}")
     add_common(parser, "threads", "seed")
     args = parse(parser, words)
@@ -55,7 +56,7 @@ def _draw(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.llm.clock_llm import open_clock_llm
     from qvae.runs.tokens import save_samples
 
-    names = ("temperature", "top_k", "top_p", "guidance")
+    names = ("temperature", "top_k", "top_p", "min_p", "guidance")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}
     pictures, times = open_clock_llm(run).draw(args.sentences, seed=args.seed or 0, **settings)
     if is_file:

@@ -46,7 +46,7 @@ class ClockLLM:
         Args:
             sentences: such as "a quarter to four, on a green face".
             seed: of the draws, >= 0.
-            **settings: temperature, top_k, top_p, guidance.
+            **settings: temperature, top_k, top_p, min_p, guidance.
 
         Returns:
             The pictures, and what time the model wrote for itself.

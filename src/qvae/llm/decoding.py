@@ -134,6 +134,7 @@ def draw_codes(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     guidance: float = 1.0,
     seed: int = 0,
 ) -> Int[np.ndarray, "B N"]:
@@ -146,6 +147,7 @@ def draw_codes(
         temperature: divides the logits; >= 0, and 0 takes the most probable code.
         top_k: keep the k most probable codes.
         top_p: keep the fewest codes that hold this probability.
+        min_p: keep the codes at least this times as probable as the most probable one.
         guidance: g in ``null + g * (told - null)`` of the logits; "Classifier-Free Diffusion
             Guidance", arXiv:2207.12598.
         seed: image i depends on its prompt and (seed, i) alone.
@@ -154,7 +156,13 @@ def draw_codes(
         UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
         ValueError: a setting of the sampler out of range.
     """
-    check_sampler(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+    filters: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+    }
+    check_sampler(**filters, guidance=guidance)
     words = model.vocabulary
     if guidance != 1 and null is None:
         raise UsageError(f"guidance={guidance}: needs the prompt that says nothing")
@@ -166,7 +174,7 @@ def draw_codes(
         null=list(null) if null is not None and guidance != 1 else None,
         guidance=guidance,
         noise=torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed)),
-        filters={"temperature": temperature, "top_k": top_k, "top_p": top_p},
+        filters=filters,
     )
     # Each prompt takes its number along, which keys its random stream.
     numbered = [[*prompt, index] for index, prompt in enumerate(prompts)]
