@@ -11,6 +11,7 @@ Pixels lie in blocks, channels last ``[B, blocks, pixels of a block, C]``: a blo
 one vector for a linear layer, and nothing has to be copied into another order.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -85,6 +86,27 @@ def _num_frames(turns: Turns) -> int:
     return 1 + 2 * len(turns)
 
 
+def _turned(
+    vectors: Float[Tensor, "_B frames n 2"], cond: Tensor | None, turns: Turns
+) -> Float[Tensor, "_C frames*n 2"]:
+    """Turn each frame's vectors by its angle; one set of them, or one for each sample."""
+    if cond is None:
+        return vectors.flatten(1, 2)
+    frames = [vectors[:, 0].expand(len(cond), -1, -1)]
+    senses = [(pair, sense) for pair in turns for sense in (1, -1)]
+    for frame, ((sine, cosine), sense) in enumerate(senses, start=1):
+        x, y = vectors[:, frame].unbind(-1)
+        sin, cos = sense * cond[:, sine, None].float(), cond[:, cosine, None].float()
+        frames.append(torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1))
+    return torch.cat(frames, dim=1)
+
+
+def _scattered(frames: int, num: int) -> Float[Tensor, "frames num 2"]:
+    """Draw places evenly in radius and angle: dense in the middle, where things turn."""
+    radius, angle = torch.rand(frames, num), 2 * math.pi * torch.rand(frames, num)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+
+
 class _Slopes(nn.Module):
     """The ramps' slopes ``[B, (1 + 2 * turns) * lines, 3]``: ``lines`` in each frame.
 
@@ -104,26 +126,21 @@ class _Slopes(nn.Module):
     def forward(self, cond: Tensor | None, own: Tensor) -> Float[Tensor, "B ramps 3"]:
         """Return the slopes; ``own [B or 1, ramps * 3]`` are those of the sample itself."""
         slopes = self.bias + own.float().unflatten(1, self.bias.shape)
-        if cond is None:
-            return slopes.flatten(1, 2)
-        cond = cond.float()
-        if self.told is not None:
-            moved = self.told(cond[:, self.others]).float()
+        if cond is not None and self.told is not None:
+            moved = self.told(cond[:, self.others].float()).float()
             slopes = slopes + moved.unflatten(1, self.bias.shape)
-        frames = [slopes[:, 0]]
-        senses = [(pair, sense) for pair in self.turns for sense in (1, -1)]
-        for frame, ((sine, cosine), sense) in enumerate(senses, start=1):
-            a, b, c = slopes[:, frame].unbind(-1)
-            sin, cos = sense * cond[:, sine, None], cond[:, cosine, None]
-            frames.append(torch.stack([a * cos - b * sin, a * sin + b * cos, c.expand_as(a)], -1))
-        return torch.cat([frames[0].expand(len(cond), -1, -1), *frames[1:]], dim=1)
+        offsets = slopes[..., 2:].flatten(1, 2)
+        directions = _turned(slopes[..., :2], cond, self.turns)
+        return torch.cat([directions, offsets.expand(len(directions), -1, -1)], dim=-1)
 
 
 class CoordEncoder(nn.Module):
     """Read a picture's style, knowing the condition: ``latents`` vectors, no grid.
 
-    Two paths: convolutions over patches and ramps see shapes; soft pointers, one softmax over the
-    picture each, pick up the colours of the things that the ramps find.
+    Two paths: convolutions over patches and ramps see shapes; spots, a small window each at a
+    learned place of a frame, pick up colours and hand them to the latents as they are. A thing
+    that turns lies under the same spot of its frame at every angle: its colour is there from the
+    first step, while a network that must first find it learns to draw it grey.
 
     Shapes: ``x [B, C, H, W]``, ``cond [B, cond_dim]`` -> ``[B, latent_dim, latents]``.
 
@@ -133,7 +150,7 @@ class CoordEncoder(nn.Module):
         hidden: channels of the convolutions, >= 1.
         turns: columns of ``cond`` that are the sine and cosine of an angle.
         lines: number of ramps in each frame, >= 1.
-        pointers: number of soft pointers, >= 1.
+        spots: number of spots in each frame, >= 1.
         latents: number of latent vectors, >= 1.
         latent_dim: width of each, >= 1.
 
@@ -156,12 +173,12 @@ class CoordEncoder(nn.Module):
         hidden: int = 96,
         turns: Turns = (),
         lines: int = 8,
-        pointers: int = 16,
+        spots: int = 96,
         latents: int = 48,
         latent_dim: int = 1,
     ) -> None:
         super().__init__()
-        _check(shape, 16, hidden=hidden, lines=lines, pointers=pointers, latents=latents)
+        _check(shape, 16, hidden=hidden, lines=lines, spots=spots, latents=latents)
         _check(shape, 16, latent_dim=latent_dim)
         channels, height, width = shape
         self.shape, self.grid, self.out_dim = tuple(shape), (latents,), latent_dim
@@ -170,15 +187,16 @@ class CoordEncoder(nn.Module):
         places = _places(height // 2, width // 2)[:, :2]
         self.register_buffer("places", places, persistent=False)
         features = 4 * channels + lines * _num_frames(turns)
-        self.point = nn.Linear(features, hidden // 2)
-        self.pointers = nn.Linear(hidden // 2, pointers)
+        self.turns = tuple(turns)
+        self.spots = nn.Parameter(_scattered(_num_frames(turns), spots))
         self.patches = nn.Linear(4 * features, hidden)
         self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.down = nn.Conv2d(hidden, 128, 4, stride=2, padding=1)
         self.down_again = nn.Conv2d(128, 128, 3, stride=2, padding=1)
-        seen = 128 * (height // 16) * (width // 16) + pointers * 4 * channels
-        self.join = nn.Linear(seen, _STYLE)
+        colours = _num_frames(turns) * spots * channels
+        self.join = nn.Linear(128 * (height // 16) * (width // 16) + colours, _STYLE)
         self.out = nn.Linear(_STYLE, latents * latent_dim)
+        self.direct = nn.Linear(colours, latents * latent_dim, bias=False)
         # Latents of unit size from the start: a quantizer then uses all its values at once.
         nn.init.normal_(self.out.weight, std=1.5 / _STYLE**0.5)
 
@@ -192,8 +210,10 @@ class CoordEncoder(nn.Module):
         ramps = _ramps(slopes, self.places.expand(len(x), -1, -1), _compute_dtype(x))
         ramps = ramps.view(*pixels.shape[:3], -1)
         h = torch.cat([pixels.to(ramps.dtype), ramps], dim=-1)
-        seen = torch.cat([self._shapes(h), self._colours(h, pixels)], dim=1)
-        return self.out(self.join(seen).relu()).view(len(x), self.out_dim, *self.grid)
+        colours = self._colours(x, cond)
+        style = self.join(torch.cat([self._shapes(h), colours], dim=1)).relu()
+        out = self.out(style) + self.direct(colours)
+        return out.view(len(x), self.out_dim, *self.grid)
 
     def _shapes(self, h: Float[Tensor, "B blocks 4 _F"]) -> Float[Tensor, "B F"]:
         h = self.patches(h.flatten(2)).relu()
@@ -201,11 +221,11 @@ class CoordEncoder(nn.Module):
         h = h + self.mix(h).relu()
         return self.down_again(self.down(h).relu()).relu().flatten(1)
 
-    def _colours(
-        self, h: Float[Tensor, "B blocks 4 _F"], pixels: Float[Tensor, "B blocks 4 _C"]
-    ) -> Float[Tensor, "B F"]:
-        weights = self.pointers(self.point(h.flatten(1, 2)).relu()).float().softmax(dim=1)
-        return (weights.transpose(1, 2) @ pixels.flatten(1, 2).float()).flatten(1)
+    def _colours(self, x: Float[Tensor, "B C H W"], cond: Tensor | None) -> Float[Tensor, "B F"]:
+        spots = _turned(self.spots[None].float(), cond, self.turns).expand(len(x), -1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            blurred = F.avg_pool2d(2 * x.float() - 1, 3, stride=1, padding=1)
+            return F.grid_sample(blurred, spots[:, None], align_corners=True).flatten(1)
 
 
 class CoordDecoder(nn.Module):
