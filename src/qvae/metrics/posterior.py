@@ -1,16 +1,14 @@
 """What the latents of a VAE carry: KL by coordinate, active units, and the rate in two parts."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["PosteriorStatistics", "PosteriorSummary"]
+from qvae.metrics.rate_split import active_units, log_average
 
-_ACTIVE = 0.01
-_CHUNK = 256
+__all__ = ["PosteriorStatistics", "PosteriorSummary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +28,8 @@ class PosteriorSummary:
 class PosteriorStatistics:
     """Collect the posteriors q(z|x) of some data.
 
-    Papers: a unit is active if Var_x(E[z|x]) > 0.01, Burda et al. 2015, arXiv:1509.00519, section
-    5.2. The rate is I(x; z) + KL(q(z) || p(z)), Hoffman & Johnson 2016, "ELBO surgery"; I is
-    E[log q(z|x) - log mean_x' q(z|x')], one draw of z for each x.
+    The definitions are those of :mod:`qvae.metrics.rate_split`; the information is taken from the
+    draws that the model made anyway, one for each x.
 
     Example:
         >>> statistics = PosteriorStatistics()
@@ -65,10 +62,9 @@ class PosteriorStatistics:
         z, mean, log_var = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
         num = len(z)
         assert isinstance(self._kl, Tensor)
-        variance = mean.var(0) if num > 1 else torch.zeros(mean.shape[1])
         return PosteriorSummary(
             kl=(self._kl / num).tolist(),
-            active_units=int((variance > _ACTIVE).sum()),
+            active_units=active_units(mean) if num > 1 else 0,
             num_units=mean.shape[1],
             mutual_information=_mutual_information(z, mean, log_var),
             num=num,
@@ -76,16 +72,6 @@ class PosteriorStatistics:
 
 
 def _mutual_information(z: Tensor, mean: Tensor, log_var: Tensor) -> float:
-    """All pairs by one matrix product: (z - m)^2 / v = z^2 / v - 2 z m / v + m^2 / v."""
     z, mean, log_var = z.double(), mean.double(), log_var.double()
-    precision = (-log_var).exp()
-    columns = torch.cat([precision, -2 * mean * precision], dim=1).T
-    constant = (mean.square() * precision + log_var).sum(1)
-    total, num = 0.0, len(z)
-    for start in range(0, num, _CHUNK):
-        rows = z[start : start + _CHUNK]
-        own = torch.arange(start, start + len(rows))
-        pairs = -0.5 * (torch.cat([rows.square(), rows], dim=1) @ columns + constant)
-        marginal = pairs.logsumexp(1) - math.log(num)
-        total += (pairs[torch.arange(len(rows)), own] - marginal).sum().item()
-    return total / num
+    own = -0.5 * ((z - mean).square() / log_var.exp() + log_var).sum(1)
+    return (own - log_average(z, mean, log_var)).mean().item()

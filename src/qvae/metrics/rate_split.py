@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["RateSplit", "active_units", "split_rate"]
+__all__ = ["RateSplit", "active_units", "log_average", "split_rate"]
 
 _CHUNK = 2**23  # densities computed at a time
 
@@ -66,7 +66,7 @@ def split_rate(
         noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
         z = mean + (0.5 * log_var).exp() * noise
         own = -0.5 * (noise.square() + log_var).sum(dim=1)
-        found.append(own - _log_average(z, mean, log_var))
+        found.append(own - log_average(z, mean, log_var))
     told = torch.stack(found)
     information = told.mean().item()
     error = (told.std() / told.numel() ** 0.5).item() if told.numel() > 1 else 0.0
@@ -78,8 +78,10 @@ def split_rate(
     )
 
 
-def _log_average(z: Tensor, mean: Tensor, log_var: Tensor) -> Float[Tensor, " S"]:
-    """Log density of z under the average of all posteriors, less the constant of the normal.
+def log_average(
+    z: Float[Tensor, "S D"], mean: Float[Tensor, "N D"], log_var: Float[Tensor, "N D"]
+) -> Float[Tensor, " S"]:
+    """Return the log density of z under the average of all posteriors, less the normal's constant.
 
     ``sum_d (z - m)^2 / v`` is opened into three products, so no table [S, N, D] is made.
     """
