@@ -11,6 +11,7 @@ from PIL import Image
 from qvae.cli.main import main
 from qvae.errors import UsageError
 from qvae.reports import reproduce
+from qvae.reports.disentanglement import PROTOCOLS
 from qvae.reports.reproduce import Findings, Published, Row, reproduce_paper, table
 from qvae.runs import likelihood
 
@@ -50,6 +51,18 @@ def test_a_paper_in_small_prints_its_table_and_is_not_done_twice(
     monkeypatch.setattr(reproduce, "train_recipe", never)
     assert main(words) == 0
     assert text.strip() == capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+def test_the_disentanglement_table_has_a_column_for_each_protocol(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    assert main(["reproduce", "beta-vae", "--run", str(tmp_path / "r"), "--quick", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    names = ["ground truth", "raw pixels", "PCA", "ICA", "untrained", "VAE", "beta-VAE"]
+    assert [row["name"] for row in report["rows"]] == names
+    assert all(set(PROTOCOLS) <= set(row["ours"]) for row in report["rows"])
+    assert all(row["published"]["source"] != "paper" for row in report["rows"])
+    assert "read in a text that quotes the paper" in report["table"]
 
 
 def test_other_words_in_the_same_folder_are_refused(pictures, tmp_path):

@@ -9,8 +9,11 @@ __all__ = ["run_reproduce"]
 
 def run_reproduce(parser: Parser, words: Sequence[str]) -> Result:
     """Train what a paper trained, and print its table; stopped, it goes on where it stood."""
-    parser.add_argument("paper", metavar="PAPER", help="aevb (arXiv:1312.6114), iwae (1509.00519)")
-    parser.add_argument("--data", metavar="PATH", help="pictures, as for qvae train")
+    papers = "aevb (arXiv:1312.6114), iwae (1509.00519), beta-vae (openreview Sy2fzU9gl)"
+    parser.add_argument("paper", metavar="PAPER", help=papers)
+    parser.add_argument(
+        "--data", metavar="PATH", help="pictures, as for qvae train; beta-vae makes its own"
+    )
     parser.add_argument("--run", metavar="DIR", help="default: runs/reproduce-PAPER")
     parser.add_argument("--quick", action="store_true", help="every step in small, for a look")
     add_common(parser, "device", "threads", "seed")

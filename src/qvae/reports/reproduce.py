@@ -24,6 +24,7 @@ __all__ = ["PAPERS", "Findings", "Published", "Row", "Study", "reproduce_paper",
 PAPERS = {
     "aevb": "qvae.reports.aevb:reproduce",
     "iwae": "qvae.reports.iwae:reproduce",
+    "beta-vae": "qvae.reports.beta_vae:reproduce",
 }
 """Paper -> the function that runs its experiments."""
 
