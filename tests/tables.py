@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from qvae import recipe_files
+from qvae.reports.reproduce import Findings, Published, Row, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "qvae"
@@ -238,6 +239,23 @@ def vae_step_results():
     return "\n".join(lines)
 
 
+def paper_results():
+    """The tables of papers as ``qvae reproduce`` writes them."""
+    parts = []
+    for report in filter(None, map(result, PAPERS)):
+        known = [row["published"] and Published(**row["published"]) for row in report["rows"]]
+        rows = [
+            Row(name=row["name"], ours=row["ours"], published=published)
+            for row, published in zip(report["rows"], known, strict=True)
+        ]
+        parts.append("##" + table(Findings(**{**report, "rows": rows})))
+    return "\n\n".join(parts) or "_No results are committed yet._"
+
+
+PAPERS = ("aevb_fashion.json", "aevb_digits.json", "iwae_fashion.json", "beta_vae.json")
+"""Files of results in the order of the page; each is a study's ``results.json``."""
+
+
 def prior_results():
     report = result("priors.json")
     if report is None:
@@ -318,6 +336,7 @@ def llm_results():
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
+    ROOT / "docs" / "continuous.md": {"papers": paper_results},
     ROOT / "docs" / "llm.md": {"llm": llm_results},
     ROOT / "docs" / "clock.md": {"results": clock_results},
     ROOT / "docs" / "nearest.md": {

@@ -154,7 +154,7 @@ def _protocol(study: Study, some: dict[str, Any], check: dict[str, Any]) -> dict
         "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",
         "bound": f"one draw a sample; at most {_MOST_TRAIN} samples of a part",
         "log p(x)": f"{check['num']} test samples; {check['draws']} importance samples; "
-        f"errors by the draws {check['errors by the draws']}",
+        f"errors by the draws {' and '.join(f'{x:.2g}' for x in check['errors by the draws'])}",
         "seed": study.seed,
         "quick": study.is_quick,
     }
