@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from qvae.autoencoder import build_autoencoder
@@ -13,7 +14,7 @@ from qvae.pretrained import save_model
 from qvae.reports.latent_walks import manifold, slerp, traverse
 from qvae.reports.sheets import code_maps, colours, scatter, sheet
 from qvae.store import write_json
-from qvae.types import Batch, DataSpec
+from qvae.types import Batch, Condition, DataSpec
 
 RECIPE = """\
 data: {{name: images, path: {path}}}
@@ -33,7 +34,7 @@ MODELS = {
 }
 
 
-def build(name):
+def build(name, conditions=()):
     network, bottleneck = MODELS[name]
     parts = {
         "encoder": {"name": network},
@@ -42,7 +43,8 @@ def build(name):
         "likelihood": {"name": "bernoulli"},
     }
     torch.manual_seed(0)
-    model = build_autoencoder(parts, DataSpec(shape=(1, 16, 16))).eval()
+    spec = DataSpec(shape=(1, 16, 16), conditions=conditions)
+    model = build_autoencoder(parts, spec).eval()
     with torch.no_grad():  # so that a film of first weights moves by more than rounding
         for parameter in model.parameters():
             parameter *= 2
@@ -206,6 +208,19 @@ def test_a_scatter_is_coloured_by_a_column(runs, call, tmp_path):
     assert all((page == colour).all(-1).any() for colour in colours(3))
     code, _, errors = call(*words, "--column", "kind")
     assert code == 3 and "no column 'kind' in the data" in errors
+
+
+def test_a_scatter_takes_the_first_category_unless_told(runs, call, tmp_path):
+    told = tmp_path / "told"
+    label = Condition(name="label", kind="category", categories=("0", "1", "2"))
+    save_model(build("plane", (label,)), told / "model")
+    recipe = yaml.safe_load((runs / "plane" / "recipe.yaml").read_text())
+    recipe["data"]["cond"] = "label:category"
+    (told / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, errors = call("plot", told, "--kind", "scatter", "-o", tmp_path / "s.png")
+    assert code == 0, errors
+    page = np.asarray(Image.open(tmp_path / "s.png"))
+    assert all((page == colour).all(-1).any() for colour in colours(3))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ def run_plot(parser: Parser, words: Sequence[str]) -> Result:
     )
     parser.add_argument("-n", type=positive, default=8, metavar="N", help="rows (default: 8)")
     parser.add_argument("--data", metavar="PATH", help="other data than the run's own")
-    parser.add_argument("--column", metavar="COLUMN", help="labels that colour a scatter")
+    parser.add_argument(
+        "--column",
+        metavar="COLUMN",
+        help="labels that colour a scatter; default: the first category",
+    )
     add_common(parser, "device", "threads", "seed")
     args = parse(parser, words)
     from qvae.reports.pictures import kind_for, plot_run

@@ -48,7 +48,7 @@ def plot_run(
         path: file to write; its suffix says whether the picture moves.
         num: rows, or samples, >= 1.
         data: other data than the run's own.
-        column: labels for scatter.
+        column: labels for scatter; None is the data's first category, if it has one.
         seed: of which samples, and of what is drawn, >= 0.
 
     Returns:
@@ -200,7 +200,9 @@ def _scatter(
         points = points @ axes.T
     if points.shape[1] < 2:
         points = np.hstack([points, np.zeros_like(points)])
-    labels = None if column is None else data.column(column, "test")[:num]
+    categories = [item.name for item in data.spec.conditions if item.kind == "category"]
+    name = column if column is not None else next(iter(categories), None)
+    labels = None if name is None else data.column(name, "test")[:num]
     return scatter(points, labels)
 
 
