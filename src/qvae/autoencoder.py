@@ -146,8 +146,9 @@ class Autoencoder(nn.Module):
     def _importance_weighted(self, batch: Batch) -> Loss:
         """Bound log p(x) by several draws; the penalty is what they save over one (never more)."""
         beta = self.price.weight(batch.step)
-        latent = self.encode(batch.x, batch.cond)
-        nll, ratio = self.draws(batch.x, batch.cond, num=self.num_samples)
+        z_e = self.embed(batch.x, batch.cond)
+        latent = self.bottleneck(z_e)
+        nll, ratio = self._draws(z_e, batch.x, batch.cond, num=self.num_samples)
         loss = -importance_bound(-(nll + beta * ratio)) + latent.penalty
         mean_nll, rate = nll.mean(0), ratio.mean(0)
         return Loss(
@@ -168,11 +169,15 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: the bottleneck has no posterior to draw from.
         """
+        return self._draws(self.embed(x, cond), x, cond, num=num)
+
+    def _draws(
+        self, z_e: Tensor, x: Tensor, cond: Tensor | None, *, num: int
+    ) -> tuple[Tensor, Tensor]:
         if not isinstance(self.bottleneck, Gaussian):
             raise ValueError(
                 f"{type(self.bottleneck).__name__}: has no density over z to draw from"
             )
-        z_e = self.embed(x, cond)
         z, ratio = self.bottleneck.draw(z_e.expand(num, *z_e.shape).flatten(0, 1))
         told = None if cond is None else cond.repeat(num, 1)
         params = self.decode(z, told).float()

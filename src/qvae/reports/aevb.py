@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from qvae.data.base import Split
-from qvae.metrics.posterior import PosteriorStatistics
+from qvae.metrics.rate_split import active_units
 from qvae.reports.reproduce import Findings, Published, Row, Study
 from qvae.runs.likelihood import score_hmc, score_likelihood
 from qvae.runs.loading import Run
@@ -121,7 +121,7 @@ def _marginal(study: Study) -> dict[str, Any]:
 def _elbo(run: Run, split: Split) -> tuple[float, int]:
     """Average the bound over 10,000 samples at most, one draw each; count active units."""
     model: Any = run.model
-    total, num, statistics = 0.0, 0, PosteriorStatistics()
+    total, means = 0.0, list[torch.Tensor]()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for batch in batches_of(split, label="bound", most=_MOST_TRAIN):
@@ -129,9 +129,9 @@ def _elbo(run: Run, split: Split) -> tuple[float, int]:
             latent = model.bottleneck(z_e)
             nll = model.likelihood.nll(model.decode(latent.z), batch.x)
             total -= (nll + latent.rate).double().sum().item()
-            num += len(batch)
-            statistics.update(latent.z, *model.bottleneck.posterior(z_e), kl=latent.kl)
-    return total / num, statistics.result().active_units
+            means.append(model.bottleneck.posterior(z_e)[0].flatten(1))
+    mean = torch.cat(means)
+    return total / len(mean), active_units(mean)
 
 
 def _curve(run: Path, batch_size: int) -> list[dict[str, float]]:

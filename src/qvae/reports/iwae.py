@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from qvae.metrics.posterior import PosteriorStatistics
+import torch
+
+from qvae.metrics.rate_split import active_units
 from qvae.reports.reproduce import Findings, Published, Row, Study
 from qvae.runs.likelihood import score_likelihood
 from qvae.runs.loading import Run
@@ -89,10 +91,8 @@ def _score(study: Study, binarise: str, k: int) -> dict[str, Any]:
     return study.score(name, study.recipe("iwae", changes), measure)
 
 
+@torch.no_grad()
 def _active_units(model: Any, split: Any, most: int) -> int:
-    statistics = PosteriorStatistics()
-    for batch in batches_of(split, label="active units", most=most):
-        z_e = model.embed(batch.x).detach()
-        latent = model.bottleneck(z_e)
-        statistics.update(latent.z, *model.bottleneck.posterior(z_e), kl=latent.kl)
-    return statistics.result().active_units
+    batches = batches_of(split, label="active units", most=most)
+    means = [model.bottleneck.posterior(model.embed(batch.x))[0].flatten(1) for batch in batches]
+    return active_units(torch.cat(means))
