@@ -1,9 +1,9 @@
 """Our disentanglement metrics beside those of the package `disent`, on the same tables of codes.
 
-    python -m venv /tmp/disent && /tmp/disent/bin/pip install --no-deps disent
-    /tmp/disent/bin/pip install numpy scipy scikit-learn torch jaxtyping h5py pillow requests \\
+    python -m venv disent-venv && disent-venv/bin/pip install --no-deps disent
+    disent-venv/bin/pip install numpy scipy scikit-learn torch jaxtyping h5py pillow requests \\
         imageio deprecated matplotlib tqdm
-    PYTHONPATH=src /tmp/disent/bin/python benchmarks/disent_metrics.py
+    PYTHONPATH=src disent-venv/bin/python benchmarks/disent_metrics.py
 
 Writes ``benchmarks/results/disent_metrics.json``. `disent` imports torchvision and lightning for
 its data sets and models; its metrics use neither, so empty modules stand in for both.

@@ -44,23 +44,6 @@ class BSQ(SignQuantizer):
         [[1.0, -1.0, -1.0, -1.0]]
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int = 9,
-        entropy_weight: float = 1.0,
-        gamma: float = 1.0,
-        temperature: float = 1.0,
-        group_bits: int = 8,
-    ) -> None:
-        super().__init__(
-            dim=dim,
-            entropy_weight=entropy_weight,
-            gamma=gamma,
-            temperature=temperature,
-            group_bits=group_bits,
-        )
-
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:

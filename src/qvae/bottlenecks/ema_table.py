@@ -36,12 +36,12 @@ class EMATable(KeptTable):
     def __init__(
         self,
         *,
-        codebook_size: int,
-        dim: int,
-        commitment_weight: float,
-        ema_decay: float,
-        revival: bool,
-        estimator: Estimator,
+        codebook_size: int = 512,
+        dim: int = 64,
+        commitment_weight: float = 0.25,
+        ema_decay: float = 0.99,
+        revival: bool = True,
+        estimator: Estimator = "straight_through",
     ) -> None:
         super().__init__(
             codebook_size=codebook_size,

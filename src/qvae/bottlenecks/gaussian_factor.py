@@ -1,6 +1,7 @@
 """FactorVAE: charge for the total correlation of z, as a discriminator estimates it."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class GaussianFactor(Gaussian):
         self.tc_weight = tc_weight
         widths = [dim, *[hidden] * num_layers]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.discriminator = nn.Sequential(*layers, nn.Linear(hidden, 1))
 

@@ -35,11 +35,11 @@ class SignQuantizer(Quantizer):
     def __init__(
         self,
         *,
-        dim: int,
-        entropy_weight: float,
-        gamma: float,
-        temperature: float,
-        group_bits: int,
+        dim: int = 9,
+        entropy_weight: float = 1.0,
+        gamma: float = 1.0,
+        temperature: float = 1.0,
+        group_bits: int = 8,
     ) -> None:
         super().__init__()
         require_positive(dim=dim, group_bits=group_bits)

@@ -4,7 +4,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qvae.bottlenecks.ema_table import EMATable
-from qvae.bottlenecks.estimators import Estimator
 
 __all__ = ["VQEMA"]
 
@@ -40,25 +39,6 @@ class VQEMA(EMATable):
         >>> bool(vq.is_initialized)
         True
     """
-
-    def __init__(
-        self,
-        *,
-        codebook_size: int = 512,
-        dim: int = 64,
-        commitment_weight: float = 0.25,
-        ema_decay: float = 0.99,
-        revival: bool = True,
-        estimator: Estimator = "straight_through",
-    ) -> None:
-        super().__init__(
-            codebook_size=codebook_size,
-            dim=dim,
-            commitment_weight=commitment_weight,
-            ema_decay=ema_decay,
-            revival=revival,
-            estimator=estimator,
-        )
 
     def _row(self, sums: Float[Tensor, "V D"], counts: Float[Tensor, " V"]) -> Tensor:
         return sums / counts[:, None]

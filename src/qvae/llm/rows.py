@@ -8,6 +8,7 @@ Sequences of both directions are the same thing: which part is a prompt makes th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -179,7 +180,7 @@ def _texts(ids: np.ndarray, is_prompt: np.ndarray, tokenizer: TextTokenizer) -> 
     bounds = [0, *(np.flatnonzero(np.diff(is_prompt)) + 1).tolist(), len(ids)]
     texts = [
         Text(tokenizer.decode(ids[a:b].tolist(), skip_special_tokens=True), bool(is_prompt[a]))
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        for a, b in pairwise(bounds)
         if b > a
     ]
     return [text for text in texts if text.text]

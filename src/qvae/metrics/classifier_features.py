@@ -1,6 +1,7 @@
 """Features of a small classifier of 28x28 pictures: a second ruler for the Frechet distance."""
 
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 from jaxtyping import Float
@@ -49,8 +50,7 @@ class ClassifierFeatures(nn.Module):
             raise ValueError(f"classes={classes}: must be at least 2")
         widths = (1, 16, 32, 64)
         self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1)
-            for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
         self.hidden = nn.Linear(64 * 4 * 4, self.dim)
         self.last = nn.Linear(self.dim, classes)

@@ -1,5 +1,6 @@
 """The beta-VAE paper's metric: baselines, a VAE and a beta-VAE on the 2-D shapes."""
 
+from qvae.autoencoder import Autoencoder
 from qvae.data.shapes2d import Shapes2D
 from qvae.reports.disentanglement import PROTOCOLS, beta_vae_table
 from qvae.reports.reproduce import Findings, Published, Row, Study
@@ -24,10 +25,12 @@ def reproduce(study: Study) -> Findings:
     for title, recipe in recipes.items():
         study.score(_RUNS[title], recipe, lambda run, data: {})
     data = Shapes2D()
+    untrained = build_model(recipes["VAE"], data)
+    assert isinstance(untrained, Autoencoder), "the recipe has a model section"
     points = _QUICK_POINTS if study.is_quick else _POINTS
     found = beta_vae_table(
         {title: study.folder / "runs" / name for title, name in _RUNS.items()},
-        untrained=build_model(recipes["VAE"], data),  # type: ignore[arg-type]
+        untrained=untrained,
         points=points,
         seed=study.seed,
         data=data,
