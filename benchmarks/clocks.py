@@ -21,9 +21,9 @@ import torch
 
 from qvae.clock import CLOCK_RUN
 from qvae.config import dump_recipe, load_recipe
-from qvae.data.clocks import Clocks
 from qvae.pretrained import load_model, round_weights, save_model
 from qvae.reports.clocks import evaluate, table
+from qvae.runs.build import build_data
 from qvae.runs.loading import open_run
 from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
@@ -49,7 +49,8 @@ def train(route: str, seed: int, runs: Path) -> None:
         round_weights(model)
         Tokenizer(model).save_pretrained(tokenizer)
     if not (folder / "tokens").exists():
-        encode_data(Tokenizer.from_pretrained(tokenizer), Clocks(seed=seed), folder / "tokens")
+        data = build_data(recipe)
+        encode_data(Tokenizer.from_pretrained(tokenizer), data, folder / "tokens")
     recipe = load_recipe(
         f"clock_{route}_prior", [("seed", seed), ("data.path", str(folder / "tokens"))]
     )
