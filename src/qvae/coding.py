@@ -3,9 +3,10 @@
     QV  version  axes << 4 | conditions  shape...  psnr  tokenizer  prior  crc  cond...  payload
     2b  1        1                       varints   2     6          6      4    4 each
 
-Numbers are little-endian, but for the payload's words. ``psnr`` is the quality, in hundredths of
-a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their hashes; ``crc`` is CRC-32 of the
-tokens as uint32.
+Version 2 is for more than 15 raw numbers of conditions: their four bits are 0, and how many there
+are is a varint after the shape. Numbers are little-endian, but for the payload's words. ``psnr`` is
+the quality, in hundredths of a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their
+hashes; ``crc`` is CRC-32 of the tokens as uint32.
 
 Encoder and decoder must see the same probabilities to the last bit, so both take the same walk
 through the prior: one sample, float32, one thread, token after token. That holds on one type of
@@ -29,6 +30,7 @@ from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
 from qvae.priors.base import Prior, build_prior, to_digits
 from qvae.tokenizer import Tokenizer
+from qvae.types import cond_width
 
 __all__ = [
     "Compressed",
@@ -39,7 +41,8 @@ __all__ = [
     "uniform_prior",
 ]
 
-_MAGIC, _VERSION, _HASH_BYTES = b"QV", 1, 6
+_MAGIC, _HASH_BYTES = b"QV", 6
+_MOST_SHORT = 15  # numbers of conditions that version 1 can count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +166,13 @@ def _header(
     cond: Float[Tensor, " M"] | None,
 ) -> bytes:
     values = [] if cond is None else [float(value) for value in cond]
+    is_long = len(values) > _MOST_SHORT
     return b"".join(
         [
             _MAGIC,
-            bytes([_VERSION, len(shape) << 4 | len(values)]),
+            bytes([2 if is_long else 1, len(shape) << 4 | (0 if is_long else len(values))]),
             *(_varint(size) for size in shape),
+            _varint(len(values)) if is_long else b"",
             struct.pack("<H", quality),
             *(_short_hash(part) for part in (tokenizer.hash, model_hash(prior))),
             struct.pack("<I", _crc(tokens)),
@@ -183,13 +188,15 @@ def _read(
     try:
         if data[:2] != _MAGIC:
             raise FormatError(f"starts with {data[:2]!r}, a file of qvae compress with {_MAGIC!r}")
-        if data[2] != _VERSION:
-            raise FormatError(f"format version {data[2]}, this release reads {_VERSION}")
+        if data[2] not in (1, 2):
+            raise FormatError(f"format version {data[2]}, this release reads 1 and 2")
         num_axes, num_cond = data[3] >> 4, data[3] & 15
         shape, at = [], 4
         for _ in range(num_axes):
             size, at = _read_varint(data, at)
             shape.append(size)
+        if data[2] == 2:
+            num_cond, at = _read_varint(data, at)
         (quality,) = struct.unpack_from("<H", data, at)
         at += 2
         for what, full in (("tokenizer", tokenizer.hash), ("prior", model_hash(prior))):
@@ -205,8 +212,8 @@ def _read(
     if tuple(shape) != tokenizer.spec.shape:
         raise FormatError(f"shape {tuple(shape)}, the tokenizer's is {tokenizer.spec.shape}")
     cond = torch.tensor(values) if values else None
-    if values and len(values) != len(tokenizer.spec.conditions):
-        raise FormatError(f"{len(values)} conditions, the tokenizer has another number")
+    if values and len(values) != cond_width(tokenizer.spec.conditions):
+        raise FormatError(f"{len(values)} numbers of conditions, the tokenizer has another number")
     payload = data[at + 4 + 4 * num_cond :]
     tokens = decode_tokens(prior, payload, cond)
     if _crc(tokens) != crc:

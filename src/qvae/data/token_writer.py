@@ -22,7 +22,7 @@ from qvae.data.splits import PARTS
 from qvae.data.token_format import FORMAT_VERSION, check_tokens, token_dtype
 from qvae.errors import UsageError
 from qvae.store import fsync_path, write_json
-from qvae.types import Condition
+from qvae.types import Condition, cond_width
 
 __all__ = ["TokenWriter", "write_tokens"]
 
@@ -132,7 +132,7 @@ class TokenWriter:
         self._counts[split] = done + len(ids)
 
     def _checked_cond(self, cond: np.ndarray | Tensor | None, num: int) -> np.ndarray:
-        shape = (num, len(self._conditions))
+        shape = (num, cond_width(self._conditions))
         rows = np.empty((num, 0)) if cond is None else _as_array(cond)
         if rows.shape != shape:
             raise ValueError(f"cond: shape {rows.shape}, needs {shape}")

@@ -3,7 +3,7 @@
     tokens.json        format_version, grid, codebook_sizes, vocab_size, num_tokens, dtype,
                        tokenizer_hash, conditions, splits: {train: {count, sha256, cond_sha256}}
     train.bin          count x num_tokens little-endian integers, raster order, no header
-    train.cond.bin     count x conditions float32, NaN = not told; only when there are conditions
+    train.cond.bin     count x M float32, NaN = not told; only when there are conditions
 
 The dtype is uint16 for a vocabulary of up to 65,536, else uint32. Ids are checked when written and
 again in each batch that is read. Other files in the folder (``tokenizer/``) are left alone.
@@ -27,7 +27,7 @@ from qvae.data.token_format import FORMAT_VERSION, check_tokens, token_dtype
 from qvae.data.token_writer import TokenWriter, write_tokens
 from qvae.errors import DataError, FormatError
 from qvae.store import read_json, sha256_file
-from qvae.types import Batch, DataSpec
+from qvae.types import Batch, DataSpec, cond_width
 
 __all__ = ["TokenData", "TokenSplit", "TokenWriter", "Tokens", "write_tokens"]
 
@@ -140,7 +140,7 @@ class TokenData(DataModule):
         tokens = self._open(f"{part}.bin", self._dtype, (count, self.num_tokens))
         cond = None
         if self.spec.conditions:
-            shape = (count, len(self.spec.conditions))
+            shape = (count, cond_width(self.spec.conditions))
             cond = self._open(f"{part}.cond.bin", np.dtype("<f4"), shape)
         if verify:
             self._verify(f"{part}.bin", about.get("sha256"))

@@ -21,7 +21,7 @@ from qvae.priors.digits import to_digits, token_ranges
 from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
 from qvae.priors.scoring import loss_of, pick_log_probs
 from qvae.registry import did_you_mean, resolve
-from qvae.types import Batch, Condition, Loss
+from qvae.types import Batch, Condition, Loss, cond_width
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
 
@@ -227,7 +227,7 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: another shape.
         """
-        width = len(self.conditions)
+        width = cond_width(self.conditions)
         if cond is None:
             return torch.full((num, width), math.nan, device=self.device)
         rows = torch.as_tensor(cond, dtype=torch.float32, device=self.device)
@@ -235,7 +235,7 @@ class Prior(nn.Module, ABC):
         if rows.ndim != 2 or rows.shape[1] != width or rows.shape[0] not in (1, num):
             raise ValueError(
                 f"cond of shape {tuple(cond.shape)}: needs [{num}, {width}],"
-                f" a column for each of {[c.name for c in self.conditions]}"
+                f" the raw numbers of {[c.name for c in self.conditions]}"
             )
         return rows.expand(num, width)
 

@@ -196,10 +196,11 @@ class Transformer(Prior):
         if self.conditioner is not None:
             # In float32 under any autocast: few operations, and a time needs its digits.
             with torch.autocast(cond.device.type, enabled=False):
-                prefix = prefix + self.conditioner(cond)
+                features = self.conditioner.features(cond)
+                prefix = prefix + self.conditioner.embed(features)
                 if self.cond_table is not None:
-                    features = self.conditioner.features(cond).to(self.cond_table.dtype)
-                    x = x + (features @ self.cond_table.flatten(1)).view(x.shape)
+                    table = self.cond_table.flatten(1)
+                    x = x + (features.to(table.dtype) @ table).view(x.shape)
         return x + F.pad(prefix.unsqueeze(1), (0, 0, 0, len(self.steps) - 1))
 
     def _read_out(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N S"]:
