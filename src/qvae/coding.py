@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from qvae.errors import FormatError, UsageError
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
-from qvae.priors.base import Prior, build_prior, to_digits
+from qvae.priors.base import Prior, build_prior
 from qvae.tokenizer import Tokenizer
 from qvae.types import cond_width
 
@@ -71,31 +72,37 @@ def uniform_prior(tokenizer: Tokenizer) -> Prior:
 
 
 def encode_tokens(
-    prior: Prior, tokens: Int[Tensor, " N"], cond: Float[Tensor, " M"] | None = None
+    prior: Prior, tokens: Int[Tensor, " L"], cond: Float[Tensor, " M"] | None = None
 ) -> bytes:
-    """Code one sample's tokens with a prior.
+    """Code one sample's tokens with a prior; there may be fewer than it has positions.
 
     Raises:
-        ValueError: a token out of range.
+        ValueError: a token out of range, none or too many.
         UsageError: constriction is not installed, or the prior is not on the CPU.
     """
     library = _library()
     encoder = library.stream.queue.RangeEncoder()
-    digits = _digits(prior, tokens)
+    padded = F.pad(tokens, (0, max(0, prior.num_tokens - len(tokens)))).to(prior.device)
+    _, digits, _ = prior.read(padded[None], torch.tensor([len(tokens)]))
 
     def choose(logits: Tensor, n: int) -> Tensor:
-        encoder.encode(int(digits[n]), _model(library, logits, prior, n))
-        return digits[n : n + 1]
+        if n < len(tokens):
+            encoder.encode(int(digits[0, n]), _model(library, logits, prior, n))
+        return digits[:, n]
 
-    _walk(prior, cond, choose)
+    _walk(prior, cond, choose, len(tokens))
     words = encoder.get_compressed().astype(">u4").tobytes()
     return bytes(words.rstrip(b"\0"))  # the decoder reads zeros after the end anyway
 
 
 def decode_tokens(
-    prior: Prior, data: bytes, cond: Float[Tensor, " M"] | None = None
-) -> Int[Tensor, " N"]:
-    """Undo :func:`encode_tokens`; other bytes give other tokens, never an error.
+    prior: Prior,
+    data: bytes,
+    cond: Float[Tensor, " M"] | None = None,
+    *,
+    length: int | None = None,
+) -> Int[Tensor, " L"]:
+    """Undo :func:`encode_tokens` of ``length`` tokens (None: all); other bytes give other tokens.
 
     Raises:
         UsageError: constriction is not installed, or the prior is not on the CPU.
@@ -103,11 +110,14 @@ def decode_tokens(
     library = _library()
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = library.stream.queue.RangeDecoder(words)
+    length = prior.num_tokens if length is None else length
 
     def choose(logits: Tensor, n: int) -> Tensor:
+        if n >= length:
+            return torch.zeros(1, dtype=torch.long)
         return torch.tensor([int(decoder.decode(_model(library, logits, prior, n)))])
 
-    return _walk(prior, cond, choose) + prior.low
+    return (_walk(prior, cond, choose, length) + prior.low)[:length]
 
 
 def compress(
@@ -221,11 +231,12 @@ def _read(
     return tokens, cond, quality, len(payload)
 
 
-def _walk(prior: Prior, cond: Tensor | None, choose: Any) -> Int[Tensor, " N"]:
+def _walk(prior: Prior, cond: Tensor | None, choose: Any, length: int) -> Int[Tensor, " N"]:
     if prior.device.type != "cpu":
         raise UsageError(f"device={prior.device}: coding needs the CPU, where sums are repeatable")
     with _repeatable():
-        return prior.walk(prior.check_cond(cond, 1), choose)[0]
+        needed = [n < length for n in range(prior.num_tokens)]
+        return prior.walk(prior.check_cond(cond, 1), choose, needed=needed)[0]
 
 
 def _model(library: Any, logits: Tensor, prior: Prior, n: int) -> Any:
@@ -234,10 +245,6 @@ def _model(library: Any, logits: Tensor, prior: Prior, n: int) -> Any:
     values = logits[0, :size].double().numpy()
     probs = np.exp(values - values.max())
     return library.stream.model.Categorical((probs / probs.sum()).astype(np.float32), perfect=False)
-
-
-def _digits(prior: Prior, tokens: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    return to_digits(tokens[None].cpu(), prior.low, prior.high)[0]
 
 
 @contextmanager

@@ -63,14 +63,16 @@ class Batch:
 
     ``x`` is data ``[B, C, *S]`` for an autoencoder, tokens ``[B, N]`` for a prior. A row of
     ``cond`` holds the raw numbers of each condition of the :class:`DataSpec`, in its order; NaN
-    means "not told". ``ids`` are the samples' positions in their split. ``step`` counts optimizer
-    steps from 0 and is None outside training: what a schedule weighs is a function of it, so there
-    is no schedule to save.
+    means "not told". ``ids`` are the samples' positions in their split. ``lengths`` say how many
+    tokens each row has, in 1..N, what follows being padding; None is N for all. ``step`` counts
+    optimizer steps from 0 and is None outside training: what a schedule weighs is a function of it,
+    so there is no schedule to save.
     """
 
     x: Shaped[Tensor, "B *rest"]
     cond: Float[Tensor, "B M"] | None = None
     ids: Int[Tensor, " B"] | None = None
+    lengths: Int[Tensor, " B"] | None = None
     step: Int[Tensor, ""] | None = None
 
     def __len__(self) -> int:
@@ -82,6 +84,7 @@ class Batch:
             x=self.x.to(device),
             cond=None if self.cond is None else self.cond.to(device),
             ids=None if self.ids is None else self.ids.to(device),
+            lengths=None if self.lengths is None else self.lengths.to(device),
             step=self.step,
         )
 
