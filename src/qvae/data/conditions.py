@@ -166,8 +166,8 @@ def _fit(
     if kind == "cyclic":
         return blank
     if kind == "category":
-        names_found = {str(value).strip() for value in told.values()}
-        return replace(blank, categories=tuple(sorted(names_found, key=_natural)))
+        distinct = {str(value).strip() for value in told.values()}
+        return replace(blank, categories=tuple(sorted(distinct, key=_natural)))
     if kind == "text":
         words = known_words(str(value) for value in told.values())
         return replace(blank, categories=words, width=_room(request.name, column, names))

@@ -136,7 +136,7 @@ class Conditioner(nn.Module):
 
 def _check(condition: Condition) -> None:
     if condition.kind in ("category", "text") and not condition.categories:
-        raise ValueError(f"condition {condition.name!r}: a category needs at least one name")
+        raise ValueError(f"condition {condition.name!r}: a {condition.kind} needs a name or word")
     if condition.width < 1 or (condition.width > 1 and condition.kind not in ("vector", "text")):
         raise ValueError(
             f"condition {condition.name!r}: width={condition.width} of a {condition.kind}"
