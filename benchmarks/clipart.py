@@ -4,8 +4,8 @@
     python benchmarks/clipart.py clipart/usr/share/openclipart/png -o crops.npz
 
 Writes uint8 crops [N, 64, 64, 3] with their part: one picture in ten, chosen by the hash of its
-path, is cut for the test part alone, so that PSNR and usage are those of pictures never trained on.
-A picture with transparency lies on white. A crop whose pixels vary by less than ``--flat`` (standard
+path, is cut for the test part alone, so PSNR and usage are those of pictures never trained on. A
+picture with transparency lies on white. A crop whose pixels vary by less than ``--flat`` (standard
 deviation of the 0..1 values) shows nothing and is left out; how many is printed.
 """
 

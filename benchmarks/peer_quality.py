@@ -4,11 +4,12 @@
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist*.deb fashion
     python benchmarks/peer_quality.py fashion/usr/share/datasets/fashion-mnist
 
-Encoder, decoder, first weights, data, order of the data, steps, optimizer and bits are equal within a
-pair; only the quantizer differs, each with its own defaults. The likelihood is a Gaussian of width
-0.5 on pixels in 0..1, which is the mean squared error on pixels in -1..1, as the peers' examples
-have it; a peer's loss, a mean, is added to that mean. Scores are of the test part: PSNR, and the
-share of codes that occur. Interrupted, it goes on. Writes ``benchmarks/results/peer_quality.json``.
+Encoder, decoder, first weights, data, order of the data, steps, optimizer and bits are equal
+within a pair; only the quantizer differs, each with its own defaults. The likelihood is a Gaussian
+of width 0.5 on pixels in 0..1, which is the mean squared error on pixels in -1..1, as the peers'
+examples have it; a peer's loss, a mean, is added to that mean. Scores are of the test part: PSNR,
+and the share of codes that occur. Interrupted, it goes on. Writes
+``benchmarks/results/peer_quality.json``.
 """
 
 import argparse
@@ -161,7 +162,9 @@ def score(model: Autoencoder, data: Images) -> dict[str, float]:
     return {"psnr": torch.cat(decibels).mean().item(), "usage": statistics.mean(used)}
 
 
-def train(name: str, side: str, seed: int, data: Images, args: argparse.Namespace) -> dict[str, Any]:
+def train(
+    name: str, side: str, seed: int, data: Images, args: argparse.Namespace
+) -> dict[str, Any]:
     """Train one quantizer with one seed, or read what an earlier call found."""
     run = args.runs / f"{name}-{side}-{seed}"
     if (run / "scores.json").exists():

@@ -14,7 +14,7 @@ from qvae.bottlenecks.gaussian import Gaussian
 from qvae.likelihoods import Likelihood
 from qvae.networks.condition import ConditionFeatures
 from qvae.objectives import RatePrice, edge_error, importance_bound
-from qvae.types import Batch, DataSpec, Latent, Loss
+from qvae.types import Batch, DataSpec, Latent, Loss, cond_width
 
 __all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder"]
 
@@ -224,7 +224,8 @@ class Autoencoder(nn.Module):
             return None
         if cond is None:  # not told anything
             weight = next(self.parameters())
-            cond = torch.full((num, len(self.spec.conditions)), torch.nan, device=weight.device)
+            width = cond_width(self.spec.conditions)
+            cond = torch.full((num, width), torch.nan, device=weight.device)
         return self.conditioner(cond)
 
     def _swap(self, z: Float[Tensor, "B *G D"]) -> Float[Tensor, "B *G D"]:

@@ -3,9 +3,10 @@
     QV  version  axes << 4 | conditions  shape...  psnr  tokenizer  prior  crc  cond...  payload
     2b  1        1                       varints   2     6          6      4    4 each
 
-Numbers are little-endian, but for the payload's words. ``psnr`` is the quality, in hundredths of
-a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their hashes; ``crc`` is CRC-32 of the
-tokens as uint32.
+Version 2 is for more than 15 raw numbers of conditions: their four bits are 0, and how many there
+are is a varint after the shape. Numbers are little-endian, but for the payload's words. ``psnr`` is
+the quality, in hundredths of a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their
+hashes; ``crc`` is CRC-32 of the tokens as uint32.
 
 Encoder and decoder must see the same probabilities to the last bit, so both take the same walk
 through the prior: one sample, float32, one thread, token after token. That holds on one type of
@@ -21,14 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from qvae.errors import FormatError, UsageError
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
-from qvae.priors.base import Prior, build_prior, to_digits
+from qvae.priors.base import Prior, build_prior
 from qvae.tokenizer import Tokenizer
+from qvae.types import cond_width
 
 __all__ = [
     "Compressed",
@@ -39,7 +42,8 @@ __all__ = [
     "uniform_prior",
 ]
 
-_MAGIC, _VERSION, _HASH_BYTES = b"QV", 1, 6
+_MAGIC, _HASH_BYTES = b"QV", 6
+_MOST_SHORT = 15  # numbers of conditions that version 1 can count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,31 +72,37 @@ def uniform_prior(tokenizer: Tokenizer) -> Prior:
 
 
 def encode_tokens(
-    prior: Prior, tokens: Int[Tensor, " N"], cond: Float[Tensor, " M"] | None = None
+    prior: Prior, tokens: Int[Tensor, " L"], cond: Float[Tensor, " M"] | None = None
 ) -> bytes:
-    """Code one sample's tokens with a prior.
+    """Code one sample's tokens with a prior; there may be fewer than it has positions.
 
     Raises:
-        ValueError: a token out of range.
+        ValueError: a token out of range, none or too many.
         UsageError: constriction is not installed, or the prior is not on the CPU.
     """
     library = _library()
     encoder = library.stream.queue.RangeEncoder()
-    digits = _digits(prior, tokens)
+    padded = F.pad(tokens, (0, max(0, prior.num_tokens - len(tokens)))).to(prior.device)
+    _, digits, _ = prior.read(padded[None], torch.tensor([len(tokens)]))
 
     def choose(logits: Tensor, n: int) -> Tensor:
-        encoder.encode(int(digits[n]), _model(library, logits, prior, n))
-        return digits[n : n + 1]
+        if n < len(tokens):
+            encoder.encode(int(digits[0, n]), _model(library, logits, prior, n))
+        return digits[:, n]
 
-    _walk(prior, cond, choose)
+    _walk(prior, cond, choose, len(tokens))
     words = encoder.get_compressed().astype(">u4").tobytes()
     return bytes(words.rstrip(b"\0"))  # the decoder reads zeros after the end anyway
 
 
 def decode_tokens(
-    prior: Prior, data: bytes, cond: Float[Tensor, " M"] | None = None
-) -> Int[Tensor, " N"]:
-    """Undo :func:`encode_tokens`; other bytes give other tokens, never an error.
+    prior: Prior,
+    data: bytes,
+    cond: Float[Tensor, " M"] | None = None,
+    *,
+    length: int | None = None,
+) -> Int[Tensor, " L"]:
+    """Undo :func:`encode_tokens` of ``length`` tokens (None: all); other bytes give other tokens.
 
     Raises:
         UsageError: constriction is not installed, or the prior is not on the CPU.
@@ -100,11 +110,14 @@ def decode_tokens(
     library = _library()
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = library.stream.queue.RangeDecoder(words)
+    length = prior.num_tokens if length is None else length
 
     def choose(logits: Tensor, n: int) -> Tensor:
+        if n >= length:
+            return torch.zeros(1, dtype=torch.long)
         return torch.tensor([int(decoder.decode(_model(library, logits, prior, n)))])
 
-    return _walk(prior, cond, choose) + prior.low
+    return (_walk(prior, cond, choose, length) + prior.low)[:length]
 
 
 def compress(
@@ -163,11 +176,13 @@ def _header(
     cond: Float[Tensor, " M"] | None,
 ) -> bytes:
     values = [] if cond is None else [float(value) for value in cond]
+    is_long = len(values) > _MOST_SHORT
     return b"".join(
         [
             _MAGIC,
-            bytes([_VERSION, len(shape) << 4 | len(values)]),
+            bytes([2 if is_long else 1, len(shape) << 4 | (0 if is_long else len(values))]),
             *(_varint(size) for size in shape),
+            _varint(len(values)) if is_long else b"",
             struct.pack("<H", quality),
             *(_short_hash(part) for part in (tokenizer.hash, model_hash(prior))),
             struct.pack("<I", _crc(tokens)),
@@ -183,13 +198,15 @@ def _read(
     try:
         if data[:2] != _MAGIC:
             raise FormatError(f"starts with {data[:2]!r}, a file of qvae compress with {_MAGIC!r}")
-        if data[2] != _VERSION:
-            raise FormatError(f"format version {data[2]}, this release reads {_VERSION}")
+        if data[2] not in (1, 2):
+            raise FormatError(f"format version {data[2]}, this release reads 1 and 2")
         num_axes, num_cond = data[3] >> 4, data[3] & 15
         shape, at = [], 4
         for _ in range(num_axes):
             size, at = _read_varint(data, at)
             shape.append(size)
+        if data[2] == 2:
+            num_cond, at = _read_varint(data, at)
         (quality,) = struct.unpack_from("<H", data, at)
         at += 2
         for what, full in (("tokenizer", tokenizer.hash), ("prior", model_hash(prior))):
@@ -205,8 +222,8 @@ def _read(
     if tuple(shape) != tokenizer.spec.shape:
         raise FormatError(f"shape {tuple(shape)}, the tokenizer's is {tokenizer.spec.shape}")
     cond = torch.tensor(values) if values else None
-    if values and len(values) != len(tokenizer.spec.conditions):
-        raise FormatError(f"{len(values)} conditions, the tokenizer has another number")
+    if values and len(values) != cond_width(tokenizer.spec.conditions):
+        raise FormatError(f"{len(values)} numbers of conditions, the tokenizer has another number")
     payload = data[at + 4 + 4 * num_cond :]
     tokens = decode_tokens(prior, payload, cond)
     if _crc(tokens) != crc:
@@ -214,11 +231,12 @@ def _read(
     return tokens, cond, quality, len(payload)
 
 
-def _walk(prior: Prior, cond: Tensor | None, choose: Any) -> Int[Tensor, " N"]:
+def _walk(prior: Prior, cond: Tensor | None, choose: Any, length: int) -> Int[Tensor, " N"]:
     if prior.device.type != "cpu":
         raise UsageError(f"device={prior.device}: coding needs the CPU, where sums are repeatable")
     with _repeatable():
-        return prior.walk(prior.check_cond(cond, 1), choose)[0]
+        needed = [n < length for n in range(prior.num_tokens)]
+        return prior.walk(prior.check_cond(cond, 1), choose, needed=needed)[0]
 
 
 def _model(library: Any, logits: Tensor, prior: Prior, n: int) -> Any:
@@ -227,10 +245,6 @@ def _model(library: Any, logits: Tensor, prior: Prior, n: int) -> Any:
     values = logits[0, :size].double().numpy()
     probs = np.exp(values - values.max())
     return library.stream.model.Categorical((probs / probs.sum()).astype(np.float32), perfect=False)
-
-
-def _digits(prior: Prior, tokens: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    return to_digits(tokens[None].cpu(), prior.low, prior.high)[0]
 
 
 @contextmanager

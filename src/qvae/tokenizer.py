@@ -19,7 +19,7 @@ from qvae.bottlenecks.base import Quantizer
 from qvae.errors import FormatError
 from qvae.pretrained import load_model, model_hash, save_model
 from qvae.priors.base import to_digits, token_ranges
-from qvae.types import DataSpec
+from qvae.types import DataSpec, cond_width
 
 __all__ = ["Tokenizer"]
 
@@ -167,7 +167,7 @@ class Tokenizer:
         result: Tensor,
     ) -> Tensor:
         if cond is not None:
-            shape = (len(rows), len(self.spec.conditions))
+            shape = (len(rows), cond_width(self.spec.conditions))
             if tuple(cond.shape) != shape:
                 raise ValueError(f"cond: shape {tuple(cond.shape)}, must be {shape}")
         size = max(1, min(256, _CHUNK_NUMBERS // self.spec.num_dims))

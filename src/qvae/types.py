@@ -3,7 +3,7 @@
     B   samples in a batch            C   channels of the data
     *S  the data's spatial axes       *G  the latent grid's axes (may be none: one latent a sample)
     D   width of one latent vector    K   codebooks, that is integers in one grid cell
-    N   tokens in a sample            M   named conditions
+    N   tokens in a sample            M   raw numbers of all conditions
 
 Every model of the ladder is the same graph
 
@@ -12,14 +12,14 @@ Every model of the ladder is the same graph
 and has the same loss, per sample and in nats: ``nll + beta * rate + penalty``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Batch", "Condition", "DataSpec", "Latent", "Loss"]
+__all__ = ["Batch", "Condition", "DataSpec", "Latent", "Loss", "cond_width"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +62,17 @@ class Batch:
     """Samples as a model sees them.
 
     ``x`` is data ``[B, C, *S]`` for an autoencoder, tokens ``[B, N]`` for a prior. A row of
-    ``cond`` holds one raw number per condition of the :class:`DataSpec`, in its order; NaN means
-    "not told". ``ids`` are the samples' positions in their split. ``step`` counts optimizer steps
-    from 0 and is None outside training: what a schedule weighs is a function of it, so there is no
-    schedule to save.
+    ``cond`` holds the raw numbers of each condition of the :class:`DataSpec`, in its order; NaN
+    means "not told". ``ids`` are the samples' positions in their split. ``lengths`` say how many
+    tokens each row has, in 1..N, what follows being padding; None is N for all. ``step`` counts
+    optimizer steps from 0 and is None outside training: what a schedule weighs is a function of it,
+    so there is no schedule to save.
     """
 
     x: Shaped[Tensor, "B *rest"]
     cond: Float[Tensor, "B M"] | None = None
     ids: Int[Tensor, " B"] | None = None
+    lengths: Int[Tensor, " B"] | None = None
     step: Int[Tensor, ""] | None = None
 
     def __len__(self) -> int:
@@ -82,26 +84,41 @@ class Batch:
             x=self.x.to(device),
             cond=None if self.cond is None else self.cond.to(device),
             ids=None if self.ids is None else self.ids.to(device),
+            lengths=None if self.lengths is None else self.lengths.to(device),
             step=self.step,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One named quantity that a model may be told, and how a number stands for it.
+    """One named quantity that a model may be told, and how ``width`` raw numbers stand for it.
 
     A ``category`` is stored as the index of its name in ``categories``; a ``number`` as
     ``(value - mean) / std``; a ``cyclic`` quantity as the value itself, in ``unit``, modulo
-    ``period`` (4:20 under ``cyclic(12h)`` is 4.333).
+    ``period`` (4:20 under ``cyclic(12h)`` is 4.333). These take one number, and the others
+    ``width``: a ``vector`` is numbers, each with a mean and a std of its own; a ``text`` is
+    words, where ``i + 2`` stands for word i of ``categories``, 1 for a word that is not among
+    them, and 0 for none, after the last word. A block with a NaN in it is "not told" as a whole.
     """
 
     name: str
-    kind: Literal["category", "number", "cyclic"]
+    kind: Literal["category", "number", "cyclic", "vector", "text"]
     categories: tuple[str, ...] = ()
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
     period: float = 1.0
     unit: str = ""
+    width: int = 1
+
+
+def cond_width(conditions: Iterable[Condition]) -> int:
+    """Count the raw numbers in a row of conditions: M of ``cond [B, M]``.
+
+    Example:
+        >>> cond_width([Condition(name="a", kind="number"), Condition(name="b", kind="category")])
+        2
+    """
+    return sum(condition.width for condition in conditions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from qvae.cli.common import Parser, Result, add_common, autocast, parse, prepare
+from qvae.cli.common import Parser, Result, add_common, autocast, note, parse, prepare
 from qvae.cli.sample import conditions
 
 __all__ = ["run_score"]
@@ -25,5 +25,5 @@ def run_score(parser: Parser, words: Sequence[str]) -> Result:
 
     run = open_run(args.run, device=device)
     with autocast(args, device):
-        rows = score_files(run, args.files, cond=told)
+        rows = score_files(run, args.files, cond=told, tell=note)
     return Result(data={"scores": rows}, text="\n".join(json.dumps(row) for row in rows))

@@ -95,7 +95,8 @@ def _add_arguments(parser: Parser) -> None:
         "--cond",
         action="append",
         metavar="COLUMN[:KIND]",
-        help="short for --data.cond; KIND is category, number or cyclic(12h); may be repeated",
+        help="short for --data.cond; KIND is category, number, cyclic(12h), vector or text; "
+        "may be repeated",
     )
     parser.add_argument("--max-bad", metavar="N", help="short for --data.max_bad")
     parser.add_argument("--run", metavar="DIR", help="run folder (default: runs/<recipe>-<n>)")

@@ -172,8 +172,8 @@ def load_npz(path: Path) -> Samples:
     """Read images from an .npz file.
 
     The images are the array "x" or "images", or the only array there is. Every other array of
-    shape ``[N]`` is a column by its name ("y" and "labels" are called "label"); a column "split"
-    tells the parts.
+    shape ``[N]`` is a column by its name ("y" and "labels" are called "label"), one of numbers
+    ``[N, D]`` a column of vectors; a column "split" tells the parts.
 
     Raises:
         DataError: no such array, or one that :func:`images_from_array` refuses.
@@ -184,12 +184,14 @@ def load_npz(path: Path) -> Samples:
         known = ", ".join(arrays) or "nothing"
         raise DataError(f"{path}: holds {known}; needs the images as 'x' or the only array")
     x = images_from_array(arrays.pop(keys[0]), f"{path.name}[{keys[0]}]")
-    columns = {}
+    columns, vectors = {}, {}
     for key, values in arrays.items():
         if values.shape in ((len(x),), (len(x), 1)) and values.dtype.kind in "buifU":
             name = "label" if key in _LABEL_KEYS else key
             columns[name] = [str(value) for value in values.ravel().tolist()]
         elif key in _LABEL_KEYS:
             raise DataError(f"{path}[{key}]: shape {values.shape} for {len(x)} images")
+        elif values.ndim == 2 and len(values) == len(x) and values.dtype.kind in "buif":
+            vectors[key] = values
     told = column_parts(columns, str(path))
-    return Samples(x=x, keys=_index_keys(len(x)), columns=columns, told=told)
+    return Samples(x=x, keys=_index_keys(len(x)), columns=columns, vectors=vectors, told=told)

@@ -1,9 +1,9 @@
-"""Conditions: from a column of text to one raw number a sample, and back.
+"""Conditions: from a column of the data to raw numbers of each sample, and back.
 
-A request such as ``time:cyclic(12h)``, ``label`` or ``age:number`` names a column and, if it
+A request such as ``time:cyclic(12h)``, ``label`` or ``caption:text`` names a column and, if it
 likes, a kind; :func:`fit_conditions` turns requests and columns into
 :class:`~qvae.types.Condition` objects and an array ``[n, M]``. An empty cell (and "nan" in a
-numeric column) is NaN, "not told".
+numeric column, or a vector of nothing but NaN) is NaN, "not told".
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from qvae.data.condition_values import (
     condition_row,
@@ -21,14 +22,17 @@ from qvae.data.condition_values import (
     did_you_mean,
     format_value,
     is_number,
-    number_of,
+    numbers_of,
     parse_value,
+    shorten,
     wrap_cyclic,
 )
+from qvae.data.condition_words import MAX_WORDS, known_words, words_of
 from qvae.errors import DataError, UsageError
 from qvae.types import Condition
 
 __all__ = [
+    "Column",
     "ConditionRequest",
     "condition_row",
     "conditions_from_json",
@@ -40,7 +44,12 @@ __all__ = [
     "parse_value",
 ]
 
-_KIND = re.compile(r"(category|number|cyclic)(?:\(\s*(\d+(?:\.\d+)?)\s*([^\W\d_]{0,8})\s*\))?")
+Kind = Literal["category", "number", "cyclic", "vector", "text"]
+Column = Sequence[str] | Shaped[np.ndarray, "_ _"]
+"""A text for each sample, or a vector for each."""
+_KIND = re.compile(
+    r"(category|number|cyclic|vector|text)(?:\(\s*(\d+(?:\.\d+)?)\s*([^\W\d_]{0,8})\s*\))?"
+)
 _MANY = 20  # a column with more distinct numbers than this is a number, not a category
 
 
@@ -49,7 +58,7 @@ class ConditionRequest:
     """What a user asked for: a column and perhaps its kind."""
 
     name: str
-    kind: Literal["category", "number", "cyclic"] | None = None
+    kind: Kind | None = None
     period: float = 1.0
     unit: str = ""
 
@@ -57,7 +66,8 @@ class ConditionRequest:
 def parse_requests(cond: str | Sequence[str] | None) -> tuple[ConditionRequest, ...]:
     """Read requests from text such as ``"time:cyclic(12h); label"`` or a list of such texts.
 
-    Kinds: ``category``, ``number``, ``cyclic(PERIOD[UNIT])``; without one it is inferred.
+    Kinds: ``category``, ``number``, ``cyclic(PERIOD[UNIT])``, ``vector``, ``text``; without one
+    it is inferred.
 
     Raises:
         UsageError: an unknown kind, a period that is missing or zero, a column named twice.
@@ -81,7 +91,7 @@ def _parse_request(text: str) -> ConditionRequest:
     if not colon:
         return ConditionRequest(name=text)
     match = _KIND.fullmatch(kind)
-    rule = "COLUMN, COLUMN:category, COLUMN:number or COLUMN:cyclic(PERIOD[UNIT])"
+    rule = "COLUMN, or COLUMN:KIND with category, number, cyclic(PERIOD[UNIT]), vector or text"
     if not match or not name or (match[2] is not None) != (match[1] == "cyclic"):
         raise UsageError(f"cond={text!r}: needs {rule}, for example time:cyclic(12h)")
     period = float(match[2] or 1)
@@ -91,27 +101,29 @@ def _parse_request(text: str) -> ConditionRequest:
     return ConditionRequest(name=name, kind=word, period=period, unit=match[3] or "")
 
 
-def _column(columns: Mapping[str, Sequence[str]], name: str) -> Sequence[str]:
+def _column(columns: Mapping[str, Column], name: str) -> Column:
     if name not in columns:
         raise DataError(f"no column {name!r} in the data; {did_you_mean(name, list(columns))}")
     return columns[name]
 
 
 def fit_conditions(
-    columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Column],
     requests: Sequence[ConditionRequest],
     train_rows: np.ndarray,
     *,
     names: Sequence[str] | None = None,
-) -> tuple[tuple[Condition, ...], np.ndarray]:
+) -> tuple[tuple[Condition, ...], Float[np.ndarray, "n M"]]:
     """Settle each request on the training rows and encode every row.
 
-    Categories and the mean and deviation of a number come from the training rows alone; a
-    category that only other rows have becomes NaN, because nothing can be learned about it.
-    Without a kind, a column of more than 20 different numbers is a number, else a category.
+    Categories, words, and the mean and deviation of numbers come from the training rows alone. A
+    category that only other rows have becomes NaN, because nothing can be learned about it, and
+    such a word is an unknown one. How many words there is room for follows from all rows. Without
+    a kind, a column of vectors is a vector, one of more than 20 different numbers a number, and
+    any other a category.
 
     Args:
-        columns: text by column name, ``n`` rows each.
+        columns: by their names, ``n`` rows each.
         requests: which columns, and their kinds.
         train_rows: indices of the training rows.
         names: what errors call the rows; None counts them.
@@ -128,40 +140,85 @@ def fit_conditions(
         >>> fit_conditions({"label": ["b", "a", "b"]}, requests, np.arange(3))[1].ravel()
         array([1., 0., 1.], dtype=float32)
     """
-    conditions = []
-    for request in requests:
-        column = _column(columns, request.name)
-        told = {row: text for row in train_rows.tolist() if (text := column[row].strip())}
-        if not told:
-            raise DataError(f"column {request.name!r}: no training sample has a value")
-        conditions.append(_fit(request, told, names))
+    conditions = [
+        _fit(request, _column(columns, request.name), train_rows, names) for request in requests
+    ]
     encoded = encode_columns(columns, conditions, can_be_new=True, names=names)
     return tuple(conditions), encoded
 
 
-def _fit(request: ConditionRequest, told: dict[int, str], names: Sequence[str] | None) -> Condition:
-    distinct = set(told.values())
-    kind = request.kind
-    if kind is None:
-        numeric = all(is_number(text) or text.lower() == "nan" for text in distinct)
-        kind = "number" if numeric and len(distinct) > _MANY else "category"
-        if kind == "category" and len(distinct) > max(_MANY, len(told) / 2):
-            raise DataError(
-                f"column {request.name!r}: {len(distinct)} different values such as "
-                f"{min(distinct)!r} are too many to be taken for categories; "
-                f"say {request.name}:category, :number or :cyclic(PERIOD[UNIT])"
-            )
+def _fit(
+    request: ConditionRequest,
+    column: Column,
+    train_rows: np.ndarray,
+    names: Sequence[str] | None,
+) -> Condition:
+    told = {row: column[row] for row in train_rows.tolist() if _is_told(column[row])}
+    kind = request.kind or _guess_kind(request.name, list(told.values()))
+    if isinstance(column, np.ndarray) and kind != "vector":
+        raise DataError(
+            f"column {request.name!r}: {column.shape[1]} numbers a sample are a vector, no {kind}"
+        )
+    told = {row: value for row, value in told.items() if _is_told(value, kind)}
+    if not told:
+        raise DataError(f"column {request.name!r}: no training sample has a value")
     blank = Condition(name=request.name, kind=kind, period=request.period, unit=request.unit)
-    if kind == "category":
-        return replace(blank, categories=tuple(sorted(distinct, key=_natural)))
     if kind == "cyclic":
         return blank
-    values = np.array([_cell(blank, text, _place(row, names), False) for row, text in told.items()])
-    values = values[~np.isnan(values)]
-    if not len(values):
-        raise DataError(f"column {request.name!r}: no training sample has a value")
-    mean, std = float(values.mean()), float(values.std())
-    return replace(blank, mean=mean, std=std if std > 1e-12 * abs(mean) else 1.0)
+    if kind == "category":
+        distinct = {str(value).strip() for value in told.values()}
+        return replace(blank, categories=tuple(sorted(distinct, key=_natural)))
+    if kind == "text":
+        words = known_words(str(value) for value in told.values())
+        return replace(blank, categories=words, width=_room(request.name, column, names))
+    return _fit_numbers(blank, told, names)
+
+
+def _guess_kind(name: str, told: Sequence[str | np.ndarray]) -> Kind:
+    if told and isinstance(told[0], np.ndarray):
+        return "vector"
+    distinct = {str(value).strip() for value in told}
+    if len(distinct) <= _MANY:
+        return "category"
+    if all(is_number(text) or text.lower() == "nan" for text in distinct):
+        return "number"
+    if len(distinct) > len(told) / 2:
+        raise DataError(
+            f"column {name!r}: {len(distinct)} different values such as {min(distinct)!r} are too "
+            f"many to be taken for categories; say {name}:category, :number, :cyclic(PERIOD[UNIT])"
+            ", :vector or :text"
+        )
+    return "category"
+
+
+def _fit_numbers(
+    blank: Condition, told: Mapping[int, str | np.ndarray], names: Sequence[str] | None
+) -> Condition:
+    """Standardise each number of a vector, or the one there is, by the training rows."""
+    first = next(iter(told.values()))
+    if blank.kind == "vector":
+        blank = replace(blank, width=len(first.split() if isinstance(first, str) else first))
+    rows = np.stack([_cell(blank, value, _place(row, names), False) for row, value in told.items()])
+    means = tuple(float(column.mean()) for column in rows.T)
+    widths = (float(column.std()) for column in rows.T)
+    stds = tuple(
+        std if std > 1e-12 * abs(mean) else 1.0 for mean, std in zip(means, widths, strict=True)
+    )
+    if blank.kind == "number":
+        return replace(blank, mean=means[0], std=stds[0])
+    return replace(blank, mean=means, std=stds)
+
+
+def _room(name: str, column: Column, names: Sequence[str] | None) -> int:
+    """Return how many words the longest text of all rows has."""
+    counts = [len(words_of(str(text))) for text in column]
+    row = int(np.argmax(counts))
+    if counts[row] > MAX_WORDS:
+        raise DataError(
+            f"{name}={shorten(str(column[row]))!r} in {_place(row, names)}: has {counts[row]} "
+            f"words, a sentence has up to {MAX_WORDS}"
+        )
+    return counts[row]
 
 
 def _natural(text: str) -> tuple[int, float, str]:
@@ -175,29 +232,42 @@ def _place(row: int, names: Sequence[str] | None) -> str:
     return f"row {row + 1}" if names is None else names[row]
 
 
-def _cell(condition: Condition, text: str, place: str, can_be_new: bool) -> float:
-    text = text.strip()
-    if not text or (condition.kind != "category" and text.lower() == "nan"):
-        return math.nan
-    if can_be_new and condition.kind == "category" and text not in condition.categories:
-        return math.nan
+def _is_told(value: str | np.ndarray, kind: Kind | None = None) -> bool:
+    if isinstance(value, np.ndarray):
+        return not np.isnan(value).all()
+    if kind == "text":
+        return bool(words_of(value))
+    text = value.strip().lower()
+    return bool(text) and (kind in (None, "category") or text != "nan")
+
+
+def _cell(
+    condition: Condition, value: str | np.ndarray, place: str, can_be_new: bool
+) -> Float[np.ndarray, " W"]:
+    untold = np.full(condition.width, math.nan)
+    if not _is_told(value, condition.kind):
+        return untold
+    is_name = condition.kind == "category" and isinstance(value, str)
+    if can_be_new and is_name and str(value).strip() not in condition.categories:
+        return untold
     try:
-        return number_of(condition, text)
+        return numbers_of(condition, value)
     except ValueError as error:
-        raise DataError(f"{condition.name}={text!r} in {place}: {error}") from None
+        text = value.strip() if isinstance(value, str) else " ".join(f"{item:g}" for item in value)
+        raise DataError(f"{condition.name}={shorten(text)!r} in {place}: {error}") from None
 
 
 def encode_columns(
-    columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Column],
     conditions: Sequence[Condition],
     *,
     can_be_new: bool = False,
     names: Sequence[str] | None = None,
-) -> np.ndarray:
-    """Encode columns of text with conditions that are settled, for instance a trained model's.
+) -> Float[np.ndarray, "n M"]:
+    """Encode columns with conditions that are settled, for instance a trained model's.
 
     Args:
-        columns: text by column name, ``n`` rows each.
+        columns: by their names, ``n`` rows each.
         conditions: what the numbers mean.
         can_be_new: take an unknown category for "not told" instead of refusing it.
         names: what errors call the rows; None counts them.
@@ -208,12 +278,25 @@ def encode_columns(
     Raises:
         DataError: a missing column or a value that breaks the rule of its kind.
     """
-    encoded = []
-    for condition in conditions:
-        column = _column(columns, condition.name)
-        numbers: dict[str, float] = {}
-        for row, text in enumerate(column):
-            if text not in numbers:
-                numbers[text] = _cell(condition, text, _place(row, names), can_be_new)
-        encoded.append([numbers[text] for text in column])
-    return wrap_cyclic(np.array(encoded, dtype=np.float32).T, conditions)
+    blocks = [
+        _encode(_column(columns, condition.name), condition, can_be_new, names)
+        for condition in conditions
+    ]
+    if not blocks:
+        return np.empty((0, 0), np.float32)
+    return wrap_cyclic(np.concatenate(blocks, axis=1), conditions)
+
+
+def _encode(
+    column: Column, condition: Condition, can_be_new: bool, names: Sequence[str] | None
+) -> Float[np.ndarray, "n W"]:
+    rows = np.empty((len(column), condition.width), np.float32)
+    known: dict[str, np.ndarray] = {}
+    for row, value in enumerate(column):
+        found = known.get(value) if isinstance(value, str) else None
+        if found is None:
+            found = _cell(condition, value, _place(row, names), can_be_new)
+            if isinstance(value, str):
+                known[value] = found
+        rows[row] = found
+    return rows

@@ -22,7 +22,7 @@ from qvae.data.arrays import load_npy, load_npz
 from qvae.data.base import ArraySplit, DataModule
 from qvae.data.binarise import RedrawnSplit, draw_static
 from qvae.data.condition_values import did_you_mean
-from qvae.data.conditions import encode_columns, fit_conditions, parse_requests
+from qvae.data.conditions import Column, encode_columns, fit_conditions, parse_requests
 from qvae.data.folders import find_files, has_extension, load_folder_images
 from qvae.data.idx import is_idx_name, load_idx, load_idx_folder
 from qvae.data.image_files import (
@@ -109,13 +109,14 @@ class Images(DataModule):
         self.bad = samples.bad
         """Files that could not be read, each with the reason."""
         self._samples = samples
+        self._columns: dict[str, Column] = {**samples.vectors, **samples.columns}
         self._redraw_seed = binarise_seed if binarise == "dynamic" else None
         if binarise == "static":
             samples.x = draw_static(samples.x, seed=binarise_seed)
         self._rows = split_rows(samples.keys, samples.told)
         _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
-            samples.columns, requests, self._rows["train"], names=samples.names
+            self._columns, requests, self._rows["train"], names=samples.names
         )
         self._settle(conditions, cond_array)
 
@@ -139,9 +140,8 @@ class Images(DataModule):
         Raises:
             DataError: a missing column, or a value that the model does not know.
         """
-        settled = tuple(conditions)
-        samples = self._samples
-        self._settle(settled, encode_columns(samples.columns, settled, names=samples.names))
+        settled, samples = tuple(conditions), self._samples
+        self._settle(settled, encode_columns(self._columns, settled, names=samples.names))
 
     def train(self) -> ArraySplit:
         """Return the training part."""

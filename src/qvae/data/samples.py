@@ -25,6 +25,8 @@ class Samples:
     """Each sample's part (train, valid, test) when the data say it."""
     columns: dict[str, list[str]] = field(default_factory=dict)
     """Text by column name: what conditions are made from."""
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    """``[n, D]`` numbers by column name: conditions as well."""
     bad: list[tuple[str, str]] = field(default_factory=list)
     """Files that were left out, each with the reason."""
 

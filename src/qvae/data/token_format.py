@@ -1,12 +1,14 @@
-"""What reading and writing token files share: the version, the dtype and the range check."""
+"""What reading and writing token files share: the versions, the dtype and the checks of values."""
 
 import numpy as np
 
 from qvae.errors import FormatError
 
-__all__ = ["FORMAT_VERSION", "check_tokens", "token_dtype"]
+__all__ = ["LENGTH_DTYPE", "PLAIN", "WITH_LENGTHS", "check_lengths", "check_tokens", "token_dtype"]
 
-FORMAT_VERSION = 1
+PLAIN, WITH_LENGTHS = 1, 2
+"""The format's versions: the second has the length of each row beside its tokens."""
+LENGTH_DTYPE = np.dtype("<u4")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -38,4 +40,28 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, where: str, rows: np.ndarr
         raise FormatError(
             f"{where}: sample {rows[row]} has id {tokens[row, position]} at position {position}, "
             f"the vocabulary is 0..{vocab_size - 1}"
+        )
+
+
+def check_lengths(
+    lengths: np.ndarray, num_tokens: int, num_codebooks: int, where: str, rows: np.ndarray
+) -> None:
+    """Check that lengths are whole cells: multiples of ``num_codebooks`` up to ``num_tokens``.
+
+    Args:
+        lengths: ``[B]`` integers.
+        num_tokens: tokens of a full sample.
+        num_codebooks: tokens of a cell.
+        where: the split or file, for the message.
+        rows: ``[B]`` each row's position in the split, for the message.
+
+    Raises:
+        FormatError: naming the split, the sample and the length.
+    """
+    is_bad = (lengths < 1) | (lengths > num_tokens) | (lengths % num_codebooks != 0)
+    if is_bad.any():
+        row = int(np.argmax(is_bad))
+        unit = f", in cells of {num_codebooks}" if num_codebooks > 1 else ""
+        raise FormatError(
+            f"{where}: sample {rows[row]} has length {lengths[row]}, needs 1..{num_tokens}{unit}"
         )

@@ -19,10 +19,17 @@ from torch import Tensor
 
 from qvae.data.conditions import conditions_to_json
 from qvae.data.splits import PARTS
-from qvae.data.token_format import FORMAT_VERSION, check_tokens, token_dtype
+from qvae.data.token_format import (
+    LENGTH_DTYPE,
+    PLAIN,
+    WITH_LENGTHS,
+    check_lengths,
+    check_tokens,
+    token_dtype,
+)
 from qvae.errors import UsageError
 from qvae.store import fsync_path, write_json
-from qvae.types import Condition
+from qvae.types import Condition, cond_width
 
 __all__ = ["TokenWriter", "write_tokens"]
 
@@ -97,6 +104,7 @@ class TokenWriter:
         self._num_tokens = math.prod(grid) * len(codebook_sizes)
         self._dtype = token_dtype(self._vocab_size)
         self._counts: dict[str, int] = {}
+        self._has_lengths: bool | None = None
         self._files: dict[str, _HashedFile] = {}
         self.folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         """Where the files are until the end; what is put here comes along (``tokenizer/``)."""
@@ -107,7 +115,12 @@ class TokenWriter:
         return self
 
     def write(
-        self, split: str, tokens: np.ndarray | Tensor, cond: np.ndarray | Tensor | None = None
+        self,
+        split: str,
+        tokens: np.ndarray | Tensor,
+        cond: np.ndarray | Tensor | None = None,
+        *,
+        lengths: np.ndarray | Tensor | None = None,
     ) -> None:
         """Append a batch to a split.
 
@@ -115,6 +128,9 @@ class TokenWriter:
             split: train, valid or test.
             tokens: ``[B, N]`` integers in the vocabulary.
             cond: ``[B, M]`` raw numbers, NaN = not told; needed if there are conditions.
+            lengths: ``[B]`` tokens of each row, whole cells of a grid with one axis; what follows
+                may be anything and is written as the first id of its codebook. In every call or
+                in none.
         """
         if split not in PARTS:
             raise ValueError(f"split={split!r}: must be one of {', '.join(PARTS)}")
@@ -124,21 +140,51 @@ class TokenWriter:
                 f"tokens: {ids.dtype} of shape {ids.shape}, needs integers [B, {self._num_tokens}]"
             )
         done = self._counts.get(split, 0)
-        check_tokens(ids, self._vocab_size, split, np.arange(done, done + len(ids)))
+        places = np.arange(done, done + len(ids))
+        counts = self._checked_lengths(lengths, split, places)
+        if counts is not None:
+            is_told = np.arange(self._num_tokens) < counts[:, None]
+            ids = np.where(is_told, ids.astype(np.int64), self._first_ids())
+        check_tokens(ids, self._vocab_size, split, places)
         rows = self._checked_cond(cond, len(ids))
         self._append(f"{split}.bin", ids.astype(self._dtype))
         if self._conditions:
             self._append(f"{split}.cond.bin", rows)
+        if counts is not None:
+            self._append(f"{split}.length.bin", counts.astype(LENGTH_DTYPE))
         self._counts[split] = done + len(ids)
 
     def _checked_cond(self, cond: np.ndarray | Tensor | None, num: int) -> np.ndarray:
-        shape = (num, len(self._conditions))
+        shape = (num, cond_width(self._conditions))
         rows = np.empty((num, 0)) if cond is None else _as_array(cond)
         if rows.shape != shape:
             raise ValueError(f"cond: shape {rows.shape}, needs {shape}")
         if np.isinf(rows).any():
             raise ValueError("cond: holds Inf, needs finite values or NaN")
         return rows.astype("<f4")
+
+    def _checked_lengths(
+        self, lengths: np.ndarray | Tensor | None, split: str, places: np.ndarray
+    ) -> np.ndarray | None:
+        has = lengths is not None
+        if self._has_lengths not in (None, has):
+            raise ValueError("lengths: given for some rows only, needs all or none")
+        self._has_lengths = has
+        if lengths is None:
+            return None
+        if len(self._grid) != 1:
+            raise ValueError(f"lengths: a grid of {len(self._grid)} axes is always full, needs one")
+        found = _as_array(lengths)
+        if found.shape != places.shape or found.dtype.kind not in "iu":
+            raise ValueError(
+                f"lengths: {found.dtype} of shape {found.shape}, needs {len(places)} integers"
+            )
+        check_lengths(found, self._num_tokens, len(self._codebook_sizes), split, places)
+        return found
+
+    def _first_ids(self) -> np.ndarray:
+        """Return the first id of each position's codebook."""
+        return np.resize(np.cumsum([0, *self._codebook_sizes[:-1]]), self._num_tokens)
 
     def _append(self, name: str, rows: np.ndarray) -> None:
         if name not in self._files:
@@ -155,8 +201,10 @@ class TokenWriter:
             splits[part] = {"count": self._counts[part], "sha256": hashes[f"{part}.bin"]}
             if self._conditions:
                 splits[part]["cond_sha256"] = hashes[f"{part}.cond.bin"]
+            if self._has_lengths:
+                splits[part]["length_sha256"] = hashes[f"{part}.length.bin"]
         facts = {
-            "format_version": FORMAT_VERSION,
+            "format_version": WITH_LENGTHS if self._has_lengths else PLAIN,
             "grid": self._grid,
             "codebook_sizes": self._codebook_sizes,
             "vocab_size": self._vocab_size,
@@ -196,14 +244,17 @@ def _is_empty_folder(path: Path) -> bool:
 
 def write_tokens(
     path: str | Path,
-    splits: Mapping[str, tuple[np.ndarray | Tensor, np.ndarray | Tensor | None]],
+    splits: Mapping[str, Sequence[np.ndarray | Tensor | None]],
     *,
     grid: Sequence[int],
     codebook_sizes: Sequence[int],
     tokenizer_hash: str,
     conditions: Sequence[Condition] = (),
 ) -> None:
-    """Write whole splits, ``{"train": (tokens, cond)}``; see :class:`TokenWriter`."""
+    """Write whole splits, ``{"train": (tokens, cond, lengths)}``; see :class:`TokenWriter`.
+
+    Conditions and lengths may be None, and lengths left out.
+    """
     with TokenWriter(
         path,
         grid=grid,
@@ -211,7 +262,9 @@ def write_tokens(
         tokenizer_hash=tokenizer_hash,
         conditions=conditions,
     ) as writer:
-        for split, (tokens, cond) in splits.items():
+        for split, (tokens, *others) in splits.items():
+            assert tokens is not None
             for start in range(0, max(len(tokens), 1), _ROWS):
-                end = start + _ROWS
-                writer.write(split, tokens[start:end], None if cond is None else cond[start:end])
+                part = slice(start, start + _ROWS)
+                cond, lengths = ([None if a is None else a[part] for a in others] + [None])[:2]
+                writer.write(split, tokens[part], cond, lengths=lengths)

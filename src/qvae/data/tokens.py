@@ -3,7 +3,8 @@
     tokens.json        format_version, grid, codebook_sizes, vocab_size, num_tokens, dtype,
                        tokenizer_hash, conditions, splits: {train: {count, sha256, cond_sha256}}
     train.bin          count x num_tokens little-endian integers, raster order, no header
-    train.cond.bin     count x conditions float32, NaN = not told; only when there are conditions
+    train.cond.bin     count x M float32, NaN = not told; only when there are conditions
+    train.length.bin   count uint32, tokens of each row; only in format version 2
 
 The dtype is uint16 for a vocabulary of up to 65,536, else uint32. Ids are checked when written and
 again in each batch that is read. Other files in the folder (``tokenizer/``) are left alone.
@@ -23,11 +24,18 @@ from qvae.data.arrays import open_npy
 from qvae.data.base import DataModule, Split, checked_indices
 from qvae.data.conditions import conditions_from_json
 from qvae.data.splits import PARTS
-from qvae.data.token_format import FORMAT_VERSION, check_tokens, token_dtype
+from qvae.data.token_format import (
+    LENGTH_DTYPE,
+    PLAIN,
+    WITH_LENGTHS,
+    check_lengths,
+    check_tokens,
+    token_dtype,
+)
 from qvae.data.token_writer import TokenWriter, write_tokens
 from qvae.errors import DataError, FormatError
 from qvae.store import read_json, sha256_file
-from qvae.types import Batch, DataSpec
+from qvae.types import Batch, DataSpec, cond_width
 
 __all__ = ["TokenData", "TokenSplit", "TokenWriter", "Tokens", "write_tokens"]
 
@@ -36,10 +44,16 @@ class TokenSplit(Split):
     """Tokens of one split in a memory-mapped file; ``Batch.x`` is int64 ``[B, N]``."""
 
     def __init__(
-        self, tokens: np.ndarray, *, vocab_size: int, name: str, cond: np.ndarray | None = None
+        self,
+        tokens: np.ndarray,
+        *,
+        codebook_sizes: tuple[int, ...],
+        name: str,
+        cond: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
     ) -> None:
-        self._tokens, self._cond = tokens, cond
-        self._vocab_size, self._name = vocab_size, name
+        self._tokens, self._cond, self._lengths = tokens, cond, lengths
+        self._codebook_sizes, self._name = codebook_sizes, name
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -48,13 +62,22 @@ class TokenSplit(Split):
         """Return the tokens at ``indices``.
 
         Raises:
-            FormatError: the file holds an id outside the vocabulary.
+            FormatError: the file holds an id outside the vocabulary, or a length that is none.
         """
         ids = checked_indices(indices, len(self))
         tokens = self._tokens[ids].astype(np.int64)
-        check_tokens(tokens, self._vocab_size, self._name, ids)
+        check_tokens(tokens, sum(self._codebook_sizes), self._name, ids)
         cond = None if self._cond is None else torch.from_numpy(self._cond[ids].astype(np.float32))
-        return Batch(x=torch.from_numpy(tokens), cond=cond, ids=torch.from_numpy(ids))
+        lengths = None if self._lengths is None else self._lengths[ids, 0].astype(np.int64)
+        if lengths is not None:
+            num_codebooks = len(self._codebook_sizes)
+            check_lengths(lengths, tokens.shape[1], num_codebooks, self._name, ids)
+        return Batch(
+            x=torch.from_numpy(tokens),
+            cond=cond,
+            ids=torch.from_numpy(ids),
+            lengths=None if lengths is None else torch.from_numpy(lengths),
+        )
 
 
 class TokenData(DataModule):
@@ -91,12 +114,17 @@ class TokenData(DataModule):
     def _read_facts(self, facts: Any) -> None:
         """Check everything that tokens.json says before any other file is touched."""
         version = facts.get("format_version") if isinstance(facts, dict) else None
-        if type(version) is not int or version != FORMAT_VERSION:
+        if type(version) is not int or version not in (PLAIN, WITH_LENGTHS):
             raise FormatError(
-                f"{self._about}: format_version={version!r}, this release reads {FORMAT_VERSION}"
+                f"{self._about}: format_version={version!r}, this release reads "
+                f"{PLAIN} and {WITH_LENGTHS}"
             )
+        self.has_lengths = version == WITH_LENGTHS
+        """Whether rows may be shorter than ``num_tokens``."""
         self.codebook_sizes = self._sizes(facts, "codebook_sizes")
         self.grid = self._sizes(facts, "grid")
+        if self.has_lengths and len(self.grid) != 1:
+            raise FormatError(f"{self._about}: lengths need a grid of one axis, not {self.grid}")
         self.vocab_size = sum(self.codebook_sizes)
         self.num_tokens = math.prod(self.grid) * len(self.codebook_sizes)
         if not 1 <= self.vocab_size <= 2**32 or self.num_tokens > 2**32:
@@ -138,16 +166,24 @@ class TokenData(DataModule):
         if type(count) is not int or not 0 <= count < 2**48:
             raise FormatError(f"{self._about}: the count of {part} needs to be a number >= 0")
         tokens = self._open(f"{part}.bin", self._dtype, (count, self.num_tokens))
-        cond = None
+        cond, lengths = None, None
         if self.spec.conditions:
-            shape = (count, len(self.spec.conditions))
+            shape = (count, cond_width(self.spec.conditions))
             cond = self._open(f"{part}.cond.bin", np.dtype("<f4"), shape)
+        if self.has_lengths:
+            lengths = self._open(f"{part}.length.bin", LENGTH_DTYPE, (count, 1))
         if verify:
             self._verify(f"{part}.bin", about.get("sha256"))
             if cond is not None:
                 self._verify(f"{part}.cond.bin", about.get("cond_sha256"))
+            if lengths is not None:
+                self._verify(f"{part}.length.bin", about.get("length_sha256"))
         return TokenSplit(
-            tokens, vocab_size=self.vocab_size, name=str(self.path / f"{part}.bin"), cond=cond
+            tokens,
+            codebook_sizes=self.codebook_sizes,
+            name=str(self.path / f"{part}.bin"),
+            cond=cond,
+            lengths=lengths,
         )
 
     def _open(self, name: str, dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:

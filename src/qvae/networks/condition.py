@@ -1,4 +1,4 @@
-"""What a model may be told, as a vector: categories, numbers and angles, each may be missing."""
+"""What a model may be told, as a vector: names, numbers, angles, sentences; each may be missing."""
 
 import math
 
@@ -6,25 +6,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qvae.types import Condition
+from qvae.networks.text import TextReader
+from qvae.types import Condition, cond_width
 
 __all__ = ["ConditionFeatures", "Conditioner"]
 
 _NUMBER_ANGLES = (math.pi / 4, math.pi / 2, math.pi)
+_TEXT_DIM = 64
 
 
 class ConditionFeatures(nn.Module):
-    """Describe a row of named conditions by fixed features; NaN means "not told".
+    """Describe a row of named conditions by features; NaN means "not told".
 
     Paper: Fourier features, Tancik et al. 2020, arXiv:2006.10739, section 4. Ours differs: fixed
     harmonics of the period in place of random frequencies, so the features are exactly periodic.
     Every condition gives its features and a flag, 1 where it is not told (its features are then
-    0), so a network learns "not told" like a value. There is nothing to train here.
+    0), so a network learns "not told" like a value. There is nothing to train here, but for a
+    ``text``.
 
     A ``category`` gives one feature per name; a ``number`` (standardised, as in
     :class:`~qvae.types.Condition`) itself and three sine/cosine pairs; a ``cyclic`` value v the
     harmonics 1..8 of its period, and, if the period is a whole number above 1 of a named unit,
-    also those of one unit: ``cyclic(12h)`` yields the angles of both hands of a clock.
+    also those of one unit: ``cyclic(12h)`` yields the angles of both hands of a clock. A
+    ``vector`` gives its numbers, and a ``text`` what a
+    :class:`~qvae.networks.text.TextReader` of its own reads.
 
     Shapes: cond [B M] -> [B dim].
 
@@ -34,7 +39,8 @@ class ConditionFeatures(nn.Module):
             the quantity and can do nothing else.
 
     Raises:
-        ValueError: if there is no condition, one is empty or has no period, or harmonics < 1.
+        ValueError: if there is no condition, one is empty, has no period or another width than
+            its kind, or harmonics < 1.
 
     Example:
         >>> time = Condition(name="time", kind="cyclic", period=12.0, unit="h")
@@ -51,6 +57,11 @@ class ConditionFeatures(nn.Module):
         for condition in conditions:
             _check(condition)
         self.conditions, self.harmonics = tuple(conditions), harmonics
+        self.readers = nn.ModuleList(
+            TextReader(num_words=len(item.categories), dim=_TEXT_DIM)
+            for item in conditions
+            if item.kind == "text"
+        )
         self.dim = sum(_num_features(condition, harmonics) + 1 for condition in conditions)
 
     @property
@@ -66,23 +77,27 @@ class ConditionFeatures(nn.Module):
         return tuple(found)
 
     def forward(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B dim"]:
-        """Compute the fixed features, condition after condition, each followed by its flag.
+        """Compute the features, condition after condition, each followed by its flag.
 
         Raises:
-            ValueError: if the number of columns is not that of the conditions, or a category's
-                index is not one of its names.
+            ValueError: if the number of columns is not that of the conditions, or a number
+                stands for no category or word.
         """
-        if cond.shape[-1] != len(self.conditions):
+        width = cond_width(self.conditions)
+        if cond.shape[-1] != width:
             names = ", ".join(condition.name for condition in self.conditions)
-            raise ValueError(
-                f"cond has {cond.shape[-1]} columns: it needs {len(self.conditions)} ({names})"
-            )
+            raise ValueError(f"cond has {cond.shape[-1]} columns: it needs {width} ({names})")
         cond = cond.float()  # 2 pi 8 v is not safe in 16 bits
-        parts = []
-        for condition, column in zip(self.conditions, cond.unbind(dim=-1), strict=True):
-            unknown = column.isnan()
-            values = _features(condition, column.masked_fill(unknown, 0.0), self.harmonics)
-            parts += [values.masked_fill(unknown[:, None], 0.0), unknown[:, None].to(values.dtype)]
+        parts, readers = [], iter(self.readers)
+        blocks = cond.split([condition.width for condition in self.conditions], dim=-1)
+        for condition, block in zip(self.conditions, blocks, strict=True):
+            unknown = block.isnan().any(-1, keepdim=True)
+            told = block.masked_fill(unknown, 0.0)
+            if condition.kind == "text":
+                values = next(readers)(told)
+            else:
+                values = _features(condition, told, self.harmonics)
+            parts += [values.masked_fill(unknown, 0.0), unknown.to(values.dtype)]
         return torch.cat(parts, dim=-1)
 
 
@@ -120,8 +135,12 @@ class Conditioner(nn.Module):
 
 
 def _check(condition: Condition) -> None:
-    if condition.kind == "category" and not condition.categories:
-        raise ValueError(f"condition {condition.name!r}: a category needs at least one name")
+    if condition.kind in ("category", "text") and not condition.categories:
+        raise ValueError(f"condition {condition.name!r}: a {condition.kind} needs a name or word")
+    if condition.width < 1 or (condition.width > 1 and condition.kind not in ("vector", "text")):
+        raise ValueError(
+            f"condition {condition.name!r}: width={condition.width} of a {condition.kind}"
+        )
     if condition.kind == "cyclic" and not condition.period > 0:
         raise ValueError(
             f"condition {condition.name!r}: period={condition.period} must be positive"
@@ -136,14 +155,21 @@ def _has_unit_harmonics(condition: Condition) -> bool:
 def _num_features(condition: Condition, harmonics: int) -> int:
     if condition.kind == "category":
         return len(condition.categories)
+    if condition.kind == "vector":
+        return condition.width
+    if condition.kind == "text":
+        return _TEXT_DIM
     if condition.kind == "number":
         return 1 + 2 * len(_NUMBER_ANGLES)
     return 2 * harmonics * (2 if _has_unit_harmonics(condition) else 1)
 
 
 def _features(
-    condition: Condition, value: Float[Tensor, " B"], harmonics: int
+    condition: Condition, block: Float[Tensor, "B W"], harmonics: int
 ) -> Float[Tensor, "B F"]:
+    if condition.kind == "vector":
+        return block
+    value = block[:, 0]
     if condition.kind == "category":
         return _one_hot(condition, value)
     if condition.kind == "number":

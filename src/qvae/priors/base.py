@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
 from qvae.priors.digits import to_digits, token_ranges
 from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
-from qvae.priors.scoring import loss_of, pick_log_probs
+from qvae.priors.scoring import log_probs_loss, pick_log_probs, row_sums
 from qvae.registry import did_you_mean, resolve
-from qvae.types import Batch, Condition, Loss
+from qvae.types import Batch, Condition, Loss, cond_width
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
 
@@ -201,19 +201,27 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: a token outside its position's codebook, or ``cond`` of another width.
         """
-        if lengths is None:
-            digits = to_digits(tokens, self.low, self.high)
-            return pick_log_probs(self.log_probs(tokens, cond), digits).sum(1).neg()
-        is_told = is_within(lengths, len(tokens), self.num_tokens).to(self.device)
-        tokens = torch.where(is_told, tokens, self.low.to(tokens.dtype))
-        digits = to_digits(tokens, self.low, self.high)
-        picked = pick_log_probs(self.log_probs(tokens, cond), digits)
-        return picked.masked_fill(~is_told, 0).sum(1).neg()
+        tokens, digits, is_told = self.read(tokens, lengths)
+        return row_sums(pick_log_probs(self.log_probs(tokens, cond), digits), is_told).neg()
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective: the mean negative log-likelihood of a batch of tokens."""
-        digits = to_digits(batch.x, self.low, self.high)
-        return self._loss(self.log_probs(batch.x, batch.cond), digits)
+        tokens, digits, is_told = self.read(batch.x, batch.lengths)
+        return log_probs_loss(self.log_probs(tokens, batch.cond), digits, is_told)
+
+    def read(
+        self, tokens: Shaped[Tensor, "..."], lengths: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"], Bool[Tensor, "B N"] | None]:
+        """Check tokens; return them with padding made harmless, their digits, which are told.
+
+        Raises:
+            ValueError: as in :meth:`nll`.
+        """
+        is_told = None
+        if lengths is not None:
+            is_told = is_within(lengths, len(tokens), self.num_tokens).to(self.device)
+            tokens = torch.where(is_told, tokens, self.low.to(tokens.dtype))
+        return tokens.long(), to_digits(tokens, self.low, self.high), is_told
 
     def after_step(self) -> None:
         """Do nothing: no state of a prior changes outside the optimizer."""
@@ -227,7 +235,7 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: another shape.
         """
-        width = len(self.conditions)
+        width = cond_width(self.conditions)
         if cond is None:
             return torch.full((num, width), math.nan, device=self.device)
         rows = torch.as_tensor(cond, dtype=torch.float32, device=self.device)
@@ -235,16 +243,9 @@ class Prior(nn.Module, ABC):
         if rows.ndim != 2 or rows.shape[1] != width or rows.shape[0] not in (1, num):
             raise ValueError(
                 f"cond of shape {tuple(cond.shape)}: needs [{num}, {width}],"
-                f" a column for each of {[c.name for c in self.conditions]}"
+                f" the raw numbers of {[c.name for c in self.conditions]}"
             )
         return rows.expand(num, width)
-
-    def _loss(self, log_probs: Float[Tensor, "B N S"], digits: Int[Tensor, "B N"]) -> Loss:
-        picked = pick_log_probs(log_probs, digits)
-        nll = picked.sum(1).neg()
-        # amax is 15x as fast as argmax on a CPU; a tie counts as a hit.
-        hits = picked.detach() >= log_probs.detach().amax(-1)
-        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
 
 
 _FROM_TOKENS = ("vocab_size", "num_tokens", "conditions", "codebook_sizes", "grid", "tokens")

@@ -93,8 +93,8 @@ class PositionInputs(nn.Module):
             return x
         # In float32 under any autocast: few operations, and a time needs its digits.
         with torch.autocast(cond.device.type, enabled=False):
-            x = x + self.conditioner(cond)[:, None]
+            features = self.conditioner.features(cond)
+            x = x + self.conditioner.embed(features)[:, None]
             if self.table is None:
                 return x
-            features = self.conditioner.features(cond).to(self.table.dtype)
-            return x + (features @ self.table.flatten(1)).view(x.shape)
+            return x + (features.to(self.table.dtype) @ self.table.flatten(1)).view(x.shape)

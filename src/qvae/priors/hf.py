@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from qvae.errors import UsageError
 from qvae.networks.condition import Conditioner
 from qvae.priors.attention import Block
-from qvae.priors.base import Prior, to_digits
+from qvae.priors.base import Prior
 from qvae.priors.draw import Choose
 from qvae.priors.head import head_layout, hide_conditions
+from qvae.priors.scoring import log_probs_loss
 from qvae.priors.transformer import Transformer
 from qvae.types import Batch, Loss
 
@@ -131,10 +132,10 @@ class HF(Prior):
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective; in training, hide conditions at random."""
-        digits = to_digits(batch.x, self.low, self.high)
+        tokens, digits, is_told = self.read(batch.x, batch.lengths)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
-        return self._loss(self._log_probs(batch.x.long(), cond), digits)
+        return log_probs_loss(self._log_probs(tokens, cond), digits, is_told)
 
     def _log_probs(self, tokens: Int[Tensor, "B N"], cond: Tensor) -> Float[Tensor, "B N S"]:
         words = self.model.get_input_embeddings()(tokens[:, :-1])

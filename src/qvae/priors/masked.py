@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.priors.attention import Block, check_sizes
-from qvae.priors.base import Prior, to_digits
+from qvae.priors.base import Prior
 from qvae.priors.cross_entropy import linear_cross_entropy
 from qvae.priors.draw import Choose, Draw
 from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out
-from qvae.priors.scoring import loss_of, pick_log_probs
+from qvae.priors.scoring import loss_of, pick_log_probs, spread
 from qvae.types import Batch, Loss
 
 __all__ = ["Masked", "uncovered_after"]
@@ -171,30 +171,32 @@ class Masked(Prior):
         """Return the objective: in training an estimate of it from hidden tokens."""
         if not self.training:
             return super().forward(batch)
-        digits = to_digits(batch.x, self.low, self.high)
+        tokens, digits, is_told = self.read(batch.x, batch.lengths)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=True)
         share = torch.cos(math.pi / 2 * torch.rand(len(digits), 1, device=digits.device))
         num_hidden = (share * self.num_tokens).ceil().clamp(1, self.num_tokens)
         ranks = torch.rand(digits.shape, device=digits.device).argsort(1).argsort(1)
         is_hidden = ranks < num_hidden
-        nll, hits = self._hidden_nll(batch.x.long(), digits, is_hidden, cond)
+        is_asked = is_hidden if is_told is None else is_hidden & is_told  # padding costs nothing
+        nll, hits = self._hidden_nll(tokens, digits, is_hidden, is_asked, cond)
         nll = nll.sum(1) * (self.num_tokens / num_hidden[:, 0])
-        return loss_of(nll, self.num_tokens, accuracy=hits.float().mean())
+        accuracy = hits.sum() / max(len(hits), 1)
+        return loss_of(nll, self.num_tokens, is_told, accuracy=accuracy)
 
     def _hidden_nll(
-        self, tokens: Tensor, digits: Tensor, is_hidden: Tensor, cond: Tensor
+        self, tokens: Tensor, digits: Tensor, is_hidden: Tensor, is_asked: Tensor, cond: Tensor
     ) -> tuple[Float[Tensor, "B N"], Bool[Tensor, " H"]]:
-        """Return the nll of hidden tokens, 0 elsewhere, and which were the best guess."""
+        """Return the nll of tokens asked for, 0 elsewhere, and which were the best guess."""
         x = self._features(tokens, ~is_hidden, cond)
         if len(self.codebook_sizes) == 1:
-            found, hits = linear_cross_entropy(x[is_hidden], self.head.weight, digits[is_hidden])
-            return torch.zeros(digits.shape).to(found).masked_scatter(is_hidden, found), hits
+            found, hits = linear_cross_entropy(x[is_asked], self.head.weight, digits[is_asked])
+            return spread(found, is_asked), hits
         logits = read_out(x, self.head.weight, self.head_rows) + self.short
         log_probs = logits.log_softmax(-1)
         picked = pick_log_probs(log_probs, digits)
-        hits = (picked.detach() >= log_probs.detach().amax(-1))[is_hidden]
-        return picked.masked_fill(~is_hidden, 0).neg(), hits
+        hits = (picked.detach() >= log_probs.detach().amax(-1))[is_asked]
+        return picked.masked_fill(~is_asked, 0).neg(), hits
 
     @property
     def noise_length(self) -> int:

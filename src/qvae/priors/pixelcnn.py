@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from qvae.priors.base import Prior, to_digits
+from qvae.priors.base import Prior
 from qvae.priors.draw import Choose
 from qvae.priors.head import PositionInputs, head_layout, hide_conditions, read_out, swap_tokens
-from qvae.priors.scoring import head_loss
+from qvae.priors.scoring import head_loss, log_probs_loss
 from qvae.types import Batch, Loss
 
 __all__ = ["PixelCNN"]
@@ -127,13 +127,13 @@ class PixelCNN(Prior):
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective; in training, hide conditions and swap inputs at random."""
-        digits = to_digits(batch.x, self.low, self.high)
+        tokens, digits, is_told = self.read(batch.x, batch.lengths)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
-        inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
+        inputs = swap_tokens(tokens, self.swap_prob, is_training=self.training)
         if self._num_codebooks > 1:
-            return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
-        return head_loss(self._features(inputs, cond), self.head.weight, digits)
+            return log_probs_loss(self.logits(inputs, cond).log_softmax(-1), digits, is_told)
+        return head_loss(self._features(inputs, cond), self.head.weight, digits, is_told)
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from qvae.networks.condition import Conditioner
 from qvae.priors.attention import Block, causal_mask, check_sizes
-from qvae.priors.base import Prior, to_digits
+from qvae.priors.base import Prior
 from qvae.priors.decoding import Decoder
 from qvae.priors.draw import Choose
 from qvae.priors.head import head_layout, hide_conditions, read_out, swap_tokens
 from qvae.priors.order import Order, Pattern, schedule
 from qvae.priors.rope import rope_table
-from qvae.priors.scoring import head_loss
+from qvae.priors.scoring import head_loss, log_probs_loss
 from qvae.types import Batch, Loss
 
 __all__ = ["Transformer"]
@@ -152,13 +152,13 @@ class Transformer(Prior):
 
     def forward(self, batch: Batch) -> Loss:
         """Return the objective; in training, hide conditions and swap inputs at random."""
-        digits = to_digits(batch.x, self.low, self.high)
+        tokens, digits, is_told = self.read(batch.x, batch.lengths)
         cond = self.check_cond(batch.cond, len(digits))
         cond = hide_conditions(cond, self.null_prob, is_training=self.training)
-        inputs = swap_tokens(batch.x.long(), self.swap_prob, is_training=self.training)
+        inputs = swap_tokens(tokens, self.swap_prob, is_training=self.training)
         if len(self.codebook_sizes) > 1:
-            return self._loss(self.logits(inputs, cond).log_softmax(-1), digits)
-        return head_loss(self._features(inputs, cond), self.head.weight, digits)
+            return log_probs_loss(self.logits(inputs, cond).log_softmax(-1), digits, is_told)
+        return head_loss(self._features(inputs, cond), self.head.weight, digits, is_told)
 
     def logits(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "B M"]
@@ -196,10 +196,11 @@ class Transformer(Prior):
         if self.conditioner is not None:
             # In float32 under any autocast: few operations, and a time needs its digits.
             with torch.autocast(cond.device.type, enabled=False):
-                prefix = prefix + self.conditioner(cond)
+                features = self.conditioner.features(cond)
+                prefix = prefix + self.conditioner.embed(features)
                 if self.cond_table is not None:
-                    features = self.conditioner.features(cond).to(self.cond_table.dtype)
-                    x = x + (features @ self.cond_table.flatten(1)).view(x.shape)
+                    table = self.cond_table.flatten(1)
+                    x = x + (features.to(table.dtype) @ table).view(x.shape)
         return x + F.pad(prefix.unsqueeze(1), (0, 0, 0, len(self.steps) - 1))
 
     def _read_out(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N S"]:

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from qvae.data.base import Split
-from qvae.priors.base import to_digits
 from qvae.priors.independent import IndependentPrior
 from qvae.types import Condition
 
@@ -71,16 +70,19 @@ class Unigram(IndependentPrior):
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.long))
 
     @torch.no_grad()
-    def count(self, tokens: Shaped[Tensor, "..."]) -> None:
-        """Add samples to what was seen.
+    def count(
+        self, tokens: Shaped[Tensor, "..."], *, lengths: Shaped[Tensor, "..."] | None = None
+    ) -> None:
+        """Add samples to what was seen; ``lengths`` as in :meth:`nll`.
 
         Raises:
             ValueError: a token outside its position's codebook.
         """
-        digits = to_digits(tokens.to(self.device), self.low, self.high)
+        _, digits, is_told = self.read(tokens.to(self.device), lengths)
         width = self.counts.shape[1]
         cells = digits + torch.arange(self.num_tokens, device=self.device) * width
-        seen = torch.bincount(cells.flatten(), minlength=self.counts.numel())
+        cells = cells.flatten() if is_told is None else cells[is_told]
+        seen = torch.bincount(cells, minlength=self.counts.numel())
         self.counts += seen.view_as(self.counts)
 
     def table(self) -> Float[Tensor, "N S"]:
@@ -130,5 +132,6 @@ def fit_unigram(
     )
     prior.config = {"name": "unigram", **options}
     for start in range(0, len(split), 4096):
-        prior.count(split.batch(np.arange(start, min(start + 4096, len(split)))).x)
+        batch = split.batch(np.arange(start, min(start + 4096, len(split))))
+        prior.count(batch.x, lengths=batch.lengths)
     return prior

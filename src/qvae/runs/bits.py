@@ -1,7 +1,7 @@
 """How probable given files are, and how many bits a picture takes under both stages."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,11 @@ __all__ = ["score_files", "total_bits"]
 
 @torch.no_grad()
 def score_files(
-    run: Run, files: Sequence[str | Path], *, cond: Mapping[str, str] | None = None
+    run: Run,
+    files: Sequence[str | Path],
+    *,
+    cond: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Score files; a high score is an unusual sample.
 
@@ -34,7 +38,7 @@ def score_files(
         DataError: a file that cannot be read or has another shape.
         UsageError: an unknown condition or value.
     """
-    row = torch.from_numpy(condition_row(run.conditions, cond or {}))
+    row = torch.from_numpy(condition_row(run.conditions, cond or {}, tell=tell))
     told = row[None].to(run.device) if run.conditions else None
     spec = run.model.spec if isinstance(run.model, Autoencoder) else run.require_tokenizer().spec
     rows = []

@@ -98,7 +98,7 @@ def _cond_rows(
             f"{run.path}: this model hears no conditions, so {next(iter(cond))} cannot be told; "
             "train it with model.conditional true, or sample its prior"
         )
-    row = torch.from_numpy(condition_row(run.conditions, cond))
+    row = torch.from_numpy(condition_row(run.conditions, cond, tell=tell))
     untold = [item.name for item in run.conditions if item.name not in cond]
     if untold and listens:
         tell(f"not told: {', '.join(untold)}")

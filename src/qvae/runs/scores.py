@@ -158,12 +158,13 @@ def _score_prior(run: Run, prior: Prior, data: TokenData, *, seed: int) -> dict[
         told = batch.to(prior.device)
         means.add(
             len(batch),
-            nll=prior.nll(told.x, told.cond),
-            unigram=unigram.nll(batch.x, batch.cond),
+            nll=prior.nll(told.x, told.cond, lengths=told.lengths),
+            unigram=unigram.nll(batch.x, batch.cond, lengths=batch.lengths),
+            tokens=_num_tokens(batch),
         )
         if means.num - len(batch) < _FRECHET_SAMPLES:
             _add_samples(run, prior, told, frechet, seed=seed + means.num)
-    scale = 1 / (prior.num_tokens * math.log(2))
+    scale = means.num / (means.sums["tokens"] * math.log(2))
     sizes = prior.codebook_sizes
     uniform = sum(math.log2(size) for size in sizes) / len(sizes)
     return {
@@ -175,11 +176,18 @@ def _score_prior(run: Run, prior: Prior, data: TokenData, *, seed: int) -> dict[
     }
 
 
+def _num_tokens(batch: Batch) -> Tensor:
+    """Count each row's tokens, without padding."""
+    if batch.lengths is not None:
+        return batch.lengths
+    return torch.full((len(batch),), batch.x.shape[1])
+
+
 def _add_samples(run: Run, prior: Prior, batch: Batch, frechet: "_Frechet", *, seed: int) -> None:
     """Draw one sample for each row's conditions and put both beside each other."""
     tokenizer = run.require_tokenizer()
     options = run.recipe.sample if run.recipe else {}
-    drawn = prior.sample(len(batch), batch.cond, seed=seed, **options)
+    drawn = prior.sample(len(batch), batch.cond, seed=seed, lengths=batch.lengths, **options)
     frechet.add(tokenizer.decode(batch.x, batch.cond), tokenizer.decode(drawn, batch.cond))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -90,10 +90,20 @@ def decode_tokens(
         split = getattr(tokens, name)()
         done = 0
         for batch in batches_of(split, label=f"decode {name}", most=most):
-            save_samples(tokenizer.decode(batch.x, batch.cond), Path(path) / name, start=done)
-            done += len(batch)
+            x = tokenizer.decode(batch.x, batch.cond)
+            for sample in [x] if batch.lengths is None else _cut(x, batch.lengths, tokens):
+                save_samples(sample, Path(path) / name, start=done)
+                done += len(sample)
         written[name] = done
     return written
+
+
+def _cut(
+    x: Float[Tensor, "B C S"], lengths: Int[Tensor, " B"], tokens: TokenData
+) -> Iterator[Float[Tensor, "1 C _"]]:
+    """Leave out of each sample what its padding was decoded to."""
+    for row, length in enumerate(lengths.tolist()):
+        yield x[row : row + 1, :, : x.shape[2] * length // tokens.num_tokens]
 
 
 def save_samples(x: Float[Tensor, "B *CS"], folder: str | Path, *, start: int = 0) -> list[Path]:

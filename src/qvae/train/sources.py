@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,7 +73,7 @@ def as_pair(data: Any) -> tuple[Any, Split | None]:
 def place(batch: Batch, engine: Engine) -> Batch:
     """Move a batch to the engine's device and memory layout."""
     batch = batch.to(engine.device)
-    return Batch(x=engine.place_input(batch.x), cond=batch.cond, ids=batch.ids)
+    return replace(batch, x=engine.place_input(batch.x))
 
 
 class SplitFeed:
@@ -196,6 +197,7 @@ def select(batch: Batch, part: slice) -> Batch:
         x=batch.x[part],
         cond=None if batch.cond is None else batch.cond[part],
         ids=None if batch.ids is None else batch.ids[part],
+        lengths=None if batch.lengths is None else batch.lengths[part],
     )
 
 
