@@ -3,22 +3,22 @@
     apt-get download openclipart-png && dpkg -x openclipart-png*.deb clipart
     python benchmarks/clipart.py clipart/usr/share/openclipart/png -o crops.npz
 
-Writes uint8 crops [N, 64, 64, 3] with their part: one picture in ten, chosen by the hash of its
-path, is cut for the test part alone, so PSNR and usage are those of pictures never trained on. A
-picture with transparency lies on white. A crop whose pixels vary by less than ``--flat`` (standard
-deviation of the 0..1 values) shows nothing and is left out; how many is printed.
+Writes uint8 crops [N, 64, 64, 3] with their part: pictures are split 90/5/5 by the hash of their
+paths before they are cut, so PSNR and usage are those of pictures never trained on. A picture with
+transparency lies on white. A crop whose pixels vary by less than ``--flat`` (standard deviation of
+the 0..1 values) shows nothing and is left out; how many is printed.
 """
 
 import argparse
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from qvae.data.splits import split_rows
+
 SIDE = 64
-PARTS = ("train", "valid", "test")
 Image.MAX_IMAGE_PIXELS = 50_000_000
 
 
@@ -38,12 +38,6 @@ def read_pixels(path: Path) -> np.ndarray:
         picture = image.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
-
-
-def part_of(name: str) -> str:
-    """Return the part that a picture is cut for: 85 % train, 5 % valid, 10 % test."""
-    place = zlib.crc32(name.encode()) % 100
-    return "train" if place < 85 else "valid" if place < 90 else "test"
 
 
 def cut(paths: list[Path], num: int, flat: float, seed: int) -> tuple[np.ndarray, int]:
@@ -85,9 +79,10 @@ def main() -> None:
     paths = sorted(args.folder.rglob("*.png"))
     if not paths:
         sys.exit(f"{args.folder}: no PNG files below it")
+    keys = [path.relative_to(args.folder).as_posix().encode() for path in paths]
     crops, parts = [], []
-    for number, part in enumerate(PARTS):
-        own = [p for p in paths if part_of(p.relative_to(args.folder).as_posix()) == part]
+    for number, (part, rows) in enumerate(split_rows(keys).items()):
+        own = [paths[row] for row in rows]
         found, flats = cut(own, getattr(args, part), args.flat, args.seed + number)
         sys.stdout.write(f"{part}: {len(found)} crops of {len(own)} pictures, {flats} flat\n")
         crops.append(found)

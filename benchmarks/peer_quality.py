@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qvae.autoencoder import Autoencoder
-from qvae.bottlenecks.base import Quantizer
+from qvae.bottlenecks.base import Bottleneck, Quantizer
 from qvae.config import load_recipe
 from qvae.data.images import Images
 from qvae.metrics.reconstruction import psnr
@@ -41,42 +41,27 @@ SIGMA = 0.5  # of pixels in 0..1: the plain squared error of pixels in -1..1
 Call = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-class PeerQuantizer(Quantizer):
-    """A peer's module behind our contract: its vectors, its integers, its loss."""
+class PeerQuantizer(Bottleneck):
+    """A peer's module in the place of ours: its vectors, its integers, its loss."""
 
     def __init__(self, ours: Quantizer, module: nn.Module, call: Call, num_values: int) -> None:
         super().__init__()
         self.in_dim, self.out_dim = ours.in_dim, ours.out_dim
-        self.codebook_sizes = ours.codebook_sizes
+        self.codebook_sizes, self.nats_per_cell = ours.codebook_sizes, ours.nats_per_cell
         self.module, self.call, self.num_values = module, call, num_values
 
     def forward(self, z_e: Tensor, mask: Tensor | None = None) -> Latent:
         """Quantise as the peer does, in float32; its state moves inside its own forward."""
         with torch.autocast(z_e.device.type, enabled=False):
             z, codes, loss = self.call(z_e.float().flatten(1, -2))
-        penalty = loss * self.num_values / 2  # the squared error is half a sum in nats
-        latent = self._latent(
-            z.view(z_e.shape),
-            codes.view(*z_e.shape[:-1], len(self.codebook_sizes)),
-            mask=mask,
-            terms={"peer_loss": (0.0, loss.detach())},
-        )
+        codes = codes.view(*z_e.shape[:-1], len(self.codebook_sizes))
+        rate = codes[0, ..., 0].numel() * self.nats_per_cell
         return Latent(
-            z=latent.z,
-            rate=latent.rate,
-            penalty=latent.penalty + penalty,
-            codes=latent.codes,
-            metrics=latent.metrics,
+            z=z.view(z_e.shape),
+            rate=torch.full((len(z_e),), rate),
+            penalty=(loss * self.num_values / 2).expand(len(z_e)),  # nats: half a sum of squares
+            codes=codes,
         )
-
-    def encode(self, z_e: Tensor) -> Tensor:
-        """Return the codes of vectors."""
-        flat = z_e.reshape(1, -1, self.in_dim)
-        return self.call(flat)[1].view(*z_e.shape[:-1], len(self.codebook_sizes))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Not asked for: the scores come from whole reconstructions."""
-        raise NotImplementedError
 
 
 def vqp_vq() -> tuple[nn.Module, Call]:
@@ -156,7 +141,7 @@ def score(model: Autoencoder, data: Images) -> dict[str, float]:
         assert latent.codes is not None
         decibels.append(psnr(model.reconstruct(x).clamp(0, 1), x))
         codes.append(latent.codes.flatten(0, -2))
-    assert isinstance(model.bottleneck, Quantizer)
+    assert isinstance(model.bottleneck, Quantizer | PeerQuantizer)
     columns = zip(torch.cat(codes).unbind(1), model.bottleneck.codebook_sizes, strict=True)
     used = [column.unique().numel() / size for column, size in columns]
     return {"psnr": torch.cat(decibels).mean().item(), "usage": statistics.mean(used)}
