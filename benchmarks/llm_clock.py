@@ -1,5 +1,6 @@
 """What a language model of clocks can do: draw from sentences, read into sentences, load anywhere.
 
+    python benchmarks/llm_clock.py tune RUN       # prints samplers, on sentences that were trained
     python benchmarks/llm_clock.py score RUN      # writes benchmarks/results/llm_clock.json
     python benchmarks/llm_clock.py check RUN      # loads RUN/model in a clean environment
 
@@ -75,6 +76,31 @@ def requests() -> tuple[np.ndarray, list[str]]:
             minutes.append(minute)
             sentences.append(text + clause)
     return np.array(minutes), sentences
+
+
+def trained_requests(num: int) -> tuple[np.ndarray, list[str]]:
+    """Times at random in phrasings that training had for them: to choose a sampler by."""
+    names, rng = list(PHRASINGS), random.Random(720)
+    minutes = np.array([rng.choice(_TIMES[split_of(_TIMES) == "train"]) for _ in range(num)])
+    sentences = []
+    for minute in minutes.tolist():
+        known = [name for name in range(len(names)) if name not in HELD_OUT[minute]]
+        sentences.append(phrase(minute, names[rng.choice(known)]))
+    return minutes, sentences
+
+
+def tune(run: Path, *, num: int, temperatures: list[float], guidances: list[float]) -> None:
+    """Print how well trained sentences are drawn by each sampler."""
+    llm = open_clock_llm(run)
+    minutes, sentences = trained_requests(num)
+    for temperature in temperatures:
+        for guidance in guidances:
+            pictures, _ = llm.draw(sentences, seed=99, temperature=temperature, guidance=guidance)
+            reading = read_clocks(to_pixels(pictures))
+            row = score_reading(reading, minutes, split_of(minutes))["all"]
+            shares = [f"{name} {row[name]:.1%}" for name in ("dial_right", "within_1", "gross")]
+            sys.stdout.write(f"temperature {temperature} guidance {guidance}: {shares}\n")
+            sys.stdout.flush()
 
 
 def score_drawing(llm: ClockLLM, *, seed: int, **settings: Any) -> dict[str, Any]:
@@ -207,6 +233,12 @@ def main() -> None:
     scorer.add_argument("--guidance", type=float)
     scorer.add_argument("--threads", type=int)
     scorer.add_argument("-o", type=Path, default=RESULTS / "llm_clock.json")
+    tuner = commands.add_parser("tune")
+    tuner.add_argument("run", type=Path)
+    tuner.add_argument("--num", type=int, default=720)
+    tuner.add_argument("--temperatures", type=float, nargs="+", default=[0.6, 0.7, 0.8])
+    tuner.add_argument("--guidances", type=float, nargs="+", default=[1.5, 2.0, 3.0])
+    tuner.add_argument("--threads", type=int)
     checker = commands.add_parser("check")
     checker.add_argument("run", type=Path)
     checker.add_argument("--python", type=Path, help="of an environment that is there already")
@@ -216,6 +248,9 @@ def main() -> None:
         return
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.command == "tune":
+        tune(args.run, num=args.num, temperatures=args.temperatures, guidances=args.guidances)
+        return
     names = ("temperature", "guidance")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}
     score(args.run, seed=args.seed, output=args.o, styles=args.styles, **settings)

@@ -152,7 +152,8 @@ def fashion_results():
         "",
         f"Prior: {prior['bits_per_token']:.2f} bits a token; unigram "
         f"{prior['bits_per_token_unigram']:.2f}, uniform {prior['bits_per_token_uniform']:.2f}. "
-        "Seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()) + ".",
+        "Seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()) + "; "
+        f"{report['machine']['num_threads']} thread(s).",
         "",
         "![samples by class](../benchmarks/results/fashion_samples.png)",
     ]
@@ -313,9 +314,11 @@ def llm_results():
     if report is None:
         return "_No results are committed yet._"
     drawing = report["drawing"]
+    chosen = {name: value for name, value in report["sampler"].items() if value is not None}
+    sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
     lines = [
         f"{report['parameters'] / 1e6:.1f} M parameters, {report['training_seconds'] / 60:.0f} "
-        f"minutes of training; sampler {report['sampler']}. Notes right "
+        f"minutes of training; sampler {sampler}. Notes right "
         f"{drawing['note_right']:.1%}, faces as asked {drawing['face_right']:.1%}.",
         "",
         "| drawing, held-out pairs | N | dial right | within 1 min | without floor | gross |",
@@ -333,6 +336,74 @@ def llm_results():
     return "\n".join(lines)
 
 
+def digits_results():
+    report = result("digits.json")
+    if report is None:
+        return "_No results are committed yet._"
+    scores, published = report["scores"], report["published"]
+    values = [f"{scores[name]['value']:.4g}" for name in ("psnr", "ssim", "usage", "entropy_bits")]
+    num = f"{report['trained_on']:,} / {scores['psnr']['n']:,}"
+    return "\n".join(
+        [
+            "| what | trained on / tested on | PSNR dB | SSIM | usage | entropy, unigram, bits |",
+            "|---|---|---|---|---|---|",
+            "| " + " | ".join(["`vqvae`, K=512, D=64, 7x7 codes", num, *values]) + " |",
+            f"| {published['by']}, {published['how']} | {published['data']} "
+            f"| {published['psnr']} | | | |",
+            "",
+            f"{report['steps']:,} steps, {report['seconds'] / 60:.0f} minutes of one core.",
+        ]
+    )
+
+
+def usage_results():
+    parts = []
+    for report in filter(None, map(result, ("codebook_usage_14.json", "codebook_usage_16.json"))):
+        size = 2 ** report["settings"]["bits_per_cell"]
+        lines = [
+            f"**{size:,} codes**, {report['runs'][0]['steps']:,} steps of 16 crops "
+            f"({report['crops']['train']:,} to train, {report['crops']['test']:,} to test).",
+            "",
+            "| quantizer | PSNR dB | usage | perplexity | entropy, bits a sample | seconds "
+            "| peak MB |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in report["summary"]:
+            if not row["n"]:
+                lines.append(f"| `{row['quantizer']}` | failed | | | | | |")
+                continue
+            formats = {
+                "psnr": ".2f",
+                "usage": ".1%",
+                "perplexity": ",.0f",
+                "entropy_bits": ",.0f",
+                "seconds": ",.0f",
+                "peak_mb": ",.0f",
+            }
+            values = [format(row[name]["mean"], form) for name, form in formats.items()]
+            lines.append("| " + " | ".join([f"`{row['quantizer']}`", *values]) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "_No results are committed yet._"
+
+
+def peer_quality_results():
+    report = result("peer_quality.json")
+    if report is None:
+        return "_No results are committed yet._"
+    lines = [
+        "| ours | peer | PSNR dB, ours | peer's | difference | usage, ours | peer's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report["pairs"]:
+        values = [f"{row[name]:.2f}" for name in ("psnr_ours", "psnr_peer")]
+        shares = [f"{row[name]:.1%}" for name in ("usage_ours", "usage_peer")]
+        cells = [f"`{row['ours']}`", row["peer"], *values, f"{row['psnr_difference']:+.2f}"]
+        lines.append("| " + " | ".join([*cells, *shares]) + " |")
+    peers = ", ".join(f"{name} {version}" for name, version in report["peers"].items())
+    lines += ["", f"{report['steps']:,} steps, means of seeds {report['seeds']}; {peers}."]
+    return "\n".join(lines)
+
+
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
@@ -341,6 +412,11 @@ GENERATED = {
     ROOT / "docs" / "clock.md": {"results": clock_results},
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "quantizer.json")
+    },
+    ROOT / "docs" / "quantizers.md": {
+        "digits": digits_results,
+        "usage": usage_results,
+        "peers": peer_quality_results,
     },
     ROOT / "docs" / "priors.md": {"priors": prior_results, "decode": decode_results},
     ROOT / "docs" / "results.md": {

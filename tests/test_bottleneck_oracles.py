@@ -14,7 +14,7 @@ from qvae.bottlenecks.fsq import FSQ
 from qvae.bottlenecks.gaussian import Gaussian, gaussian_kl
 from qvae.bottlenecks.lfq import LFQ
 from qvae.bottlenecks.soft import soft_choice
-from qvae.bottlenecks.terms import bit_entropy, orthogonality, unused_entropy
+from qvae.bottlenecks.terms import bit_entropy, orthogonality, unused_entropy, unused_pairs
 from qvae.kernels import nearest
 from test_bottleneck_laws import started
 
@@ -158,6 +158,43 @@ def test_bit_entropy_is_finite_where_the_choice_is_certain():
 
 def test_unused_entropy_of_nothing_is_zero():
     assert unused_entropy(torch.rand(2, 3), torch.zeros(2, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 3, 4)])
+def test_unused_pairs_equals_counting_each_pair(sizes):
+    choices = [torch.randn(6, 7, size).softmax(-1) for size in sizes]
+    mask = torch.rand(6, 7) > 0.3
+    rows = [choice[mask] for choice in choices]
+
+    def unused(*parts):
+        joint = parts[0]
+        for part in parts[1:]:
+            joint = (joint[:, :, None] * part[:, None]).flatten(1)
+        mean = joint.mean(0)
+        return math.log(len(mean)) + torch.xlogy(mean, mean).sum()
+
+    if len(sizes) == 1:
+        expected = unused(*rows)
+    else:
+        pairs = [unused(a, b) for a, b in itertools.combinations(rows, 2)]
+        expected = sum(pairs) / (len(sizes) - 1)
+    assert torch.allclose(unused_pairs(choices, mask), expected, atol=1e-5)
+    assert unused_pairs(choices, torch.zeros_like(mask)) == 0
+
+
+def test_fsq_asked_to_use_its_digits_spreads_vectors_that_go_together():
+    def train(weight):
+        torch.manual_seed(0)
+        line, shift = torch.randn(512, 1) * 0.3, torch.nn.Parameter(torch.zeros(512, 3))
+        fsq = FSQ(levels=[4, 4, 4], unused_weight=weight).train()
+        optimizer = torch.optim.Adam([shift], lr=0.05)
+        for _ in range(60):
+            optimizer.zero_grad()
+            fsq(line + shift).penalty.sum().backward()
+            optimizer.step()
+        return fsq.encode(line + shift).unique().numel()
+
+    assert train(0.0) <= 4 and train(1.0) >= 48  # of 64
 
 
 def test_orthogonality_equals_all_pairs_of_cosines():

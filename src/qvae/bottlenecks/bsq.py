@@ -31,7 +31,8 @@ class BSQ(SignQuantizer):
     Args:
         dim: number of coordinates L, 1 to 62: there are 2^dim codes.
         entropy_weight: weight of both entropies, >= 0.
-        gamma: weight of the batch's entropy against that of each vector, >= 0.
+        gamma: weight of the batch's entropy against that of each vector, >= 0. The papers' 1
+            stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0.
         group_bits: coordinates whose joint use is measured, 1 to 12.
 

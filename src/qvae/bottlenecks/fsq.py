@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative
 from qvae.bottlenecks.estimators import stop_outward, straight_through
+from qvae.bottlenecks.terms import unused_pairs
 from qvae.types import Latent
 
 __all__ = ["FSQ"]
@@ -22,7 +23,9 @@ class FSQ(Quantizer):
     the bin's middle, ``atanh((2 i + 1) / L - 1)``. So a code decoded and encoded again is itself,
     and even numbers of levels need no shift. Beyond the outermost value a step outwards changes
     nothing: a gradient that asks for one is stopped, and a penalty leads the encoder back. All
-    other gradients are the straight-through estimator's, exactly ones.
+    other gradients are the straight-through estimator's, exactly ones. And where many codes must
+    be in use soon, ``unused_weight`` asks for it, as the entropy terms of LFQ do
+    (arXiv:2310.05737, equation 5, second term): the paper has no such term.
 
     Shapes: ``z_e [B, *G, D]``, ``D = len(levels)``; ``codes [B, *G, 1]``, the digits as one
     number, the first digit lowest. Units: rate = cells * sum(ln L).
@@ -30,6 +33,8 @@ class FSQ(Quantizer):
     Args:
         levels: values per coordinate, each >= 2; their product is the codebook's size.
         overshoot_weight: weight of the squared distance beyond the outermost value, >= 0.
+        unused_weight: weight of how unevenly a batch uses pairs of digits, in nats a cell
+            (:func:`~qvae.bottlenecks.terms.unused_pairs`), >= 0.
 
     Raises:
         ValueError: if levels is empty, a level is below 2, or the product exceeds 2**62.
@@ -43,16 +48,22 @@ class FSQ(Quantizer):
     strides: Tensor
     outermost: Tensor
 
-    def __init__(self, *, levels: Sequence[int] = (8, 8, 8), overshoot_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        levels: Sequence[int] = (8, 8, 8),
+        overshoot_weight: float = 1.0,
+        unused_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
             raise ValueError(
                 f"levels={list(levels)}: needs at least one, each at least 2, product <= 2**62"
             )
-        require_not_negative(overshoot_weight=overshoot_weight)
+        require_not_negative(overshoot_weight=overshoot_weight, unused_weight=unused_weight)
         self.in_dim = self.out_dim = len(levels)
         self.codebook_sizes = (math.prod(levels),)
-        self.overshoot_weight = overshoot_weight
+        self.overshoot_weight, self.unused_weight = overshoot_weight, unused_weight
         strides = [math.prod(levels[:d]) for d in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
@@ -66,7 +77,12 @@ class FSQ(Quantizer):
         codes = self.encode(z_e)
         overshoot = (z_e.float().abs() - self.outermost).relu().square().sum(-1)
         z = straight_through(stop_outward(z_e, self.outermost), self._middles(codes))
-        terms = {"overshoot": (self.overshoot_weight, overshoot)}
+        terms: dict[str, tuple[float | Tensor, Tensor]] = {
+            "overshoot": (self.overshoot_weight, overshoot)
+        }
+        if self.training and self.unused_weight:  # it speaks of a batch, an evaluation must not
+            unused = unused_pairs(self._choices(z_e), mask)
+            terms["unused_entropy"] = (self.unused_weight, unused)
         return self._latent(z, codes, mask=mask, terms=terms)
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
@@ -83,6 +99,15 @@ class FSQ(Quantizer):
         """Return each code's bin middles."""
         self.check_codes(codes)
         return self._middles(codes)
+
+    def _choices(self, z_e: Float[Tensor, "*N D"]) -> list[Float[Tensor, "*N _"]]:
+        """Soft digits of each coordinate, a Gaussian of half a bin's width around ``tanh(z)``."""
+        found = []
+        for unit, num in zip(torch.tanh(z_e.float()).unbind(-1), self.levels.tolist(), strict=True):
+            bins = torch.arange(num, device=z_e.device) + 0.5
+            place = (unit + 1) / 2 * num
+            found.append(torch.softmax(-2 * (place[..., None] - bins).square(), dim=-1))
+        return found
 
     def _middles(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         digits = codes // self.strides % self.levels

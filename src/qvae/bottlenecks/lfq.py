@@ -31,7 +31,8 @@ class LFQ(SignQuantizer):
         dim: number of coordinates, 1 to 62: there are 2^dim codes.
         commitment_weight: weight of ``||w - sg(sign w)||^2``, w whitened, >= 0.
         entropy_weight: weight of both entropies, >= 0.
-        gamma: weight of the batch's entropy against that of each vector, >= 0.
+        gamma: weight of the batch's entropy against that of each vector, >= 0. The papers' 1
+            stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0; at 1 a coordinate of 1 is certain to 98 %.
         group_bits: coordinates whose joint use is measured, 1 to 12.
 
@@ -50,7 +51,7 @@ class LFQ(SignQuantizer):
         dim: int = 9,
         commitment_weight: float = 0.25,
         entropy_weight: float = 1.0,
-        gamma: float = 1.0,
+        gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
     ) -> None:

@@ -37,7 +37,7 @@ class SignQuantizer(Quantizer):
         *,
         dim: int = 9,
         entropy_weight: float = 1.0,
-        gamma: float = 1.0,
+        gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
     ) -> None:

@@ -5,13 +5,21 @@ every code. A quantizer computes a term only where its weight is not 0.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["bit_entropy", "commitment", "from_uniform", "orthogonality", "unused_entropy"]
+__all__ = [
+    "bit_entropy",
+    "commitment",
+    "from_uniform",
+    "orthogonality",
+    "unused_entropy",
+    "unused_pairs",
+]
 
 
 def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
@@ -104,3 +112,35 @@ def unused_entropy(
         mean = joint.mean(0)
         unused = unused + from_uniform(mean)
     return unused
+
+
+def unused_pairs(
+    choices: Sequence[Float[Tensor, "*N _"]], mask: Bool[Tensor, "*N"] | None = None
+) -> Float[Tensor, ""]:
+    """Return how far from evenly digits are used, two coordinates at a time, in nats a vector.
+
+    For soft choices of a digit in each of D coordinates: ``ln(L_a L_b) - H(mean of p_a p_b)``,
+    summed over all pairs and divided by D - 1. Were pairs independent, that is the sum over
+    coordinates; a pair that goes together costs more. The means of all pairs are one product of
+    matrices, ``[sum L, N] [N, sum L]``, so nothing of the size of the codebook exists.
+
+    Args:
+        choices: for each coordinate the probabilities of its digits.
+        mask: True where a vector counts.
+
+    Example:
+        >>> even, twice = torch.eye(2), torch.eye(2)  # two coordinates that always agree
+        >>> round(unused_pairs([even, twice]).item() / math.log(2), 3)
+        1.0
+    """
+    sizes = [choice.shape[-1] for choice in choices]
+    rows = torch.cat(list(choices), dim=-1)
+    rows = rows.flatten(0, -2) if mask is None else rows[mask]
+    if not len(rows):
+        return rows.sum()
+    if len(sizes) == 1:
+        return from_uniform(rows.mean(0))
+    joint = rows.T @ rows / len(rows)
+    blocks = [part.split(sizes, dim=1) for part in joint.split(sizes)]
+    unused = [from_uniform(blocks[b][a].flatten()) for b in range(len(sizes)) for a in range(b)]
+    return torch.stack(unused).sum() / (len(sizes) - 1)

@@ -12,6 +12,7 @@ from qvae.networks.layers import (
     conv,
     conv_transpose,
     divide,
+    keep_scale,
     num_positions,
     per_axis,
 )
@@ -119,10 +120,10 @@ class ConvEncoder(nn.Module):
         self.shape = tuple(shape)
         dims = [shape[0], *_widths(hidden, len(strides))]
         self.down = nn.ModuleList(
-            conv(dims[i], dims[i + 1], _kernel(stride), stride=stride, padding=1)
+            keep_scale(conv(dims[i], dims[i + 1], _kernel(stride), stride=stride, padding=1))
             for i, stride in enumerate(strides)
         )
-        self.middle = conv(dims[-1], hidden, (3,) * num_axes, padding=1)
+        self.middle = keep_scale(conv(dims[-1], hidden, (3,) * num_axes, padding=1))
         self.blocks = nn.ModuleList(
             ResidualBlock(num_axes, hidden, residual=residual, cond_dim=cond_dim)
             for _ in range(num_blocks)
@@ -220,7 +221,7 @@ class ConvDecoder(nn.Module):
             self.in_dim = latent_dim
             width = latent_dim * num_positions(grid) + cond_dim
             self.flat = nn.Linear(width, hidden * num_positions(base))
-        self.middle = conv(hidden, hidden, (3,) * num_axes, padding=1)
+        self.middle = keep_scale(conv(hidden, hidden, (3,) * num_axes, padding=1))
         self.blocks = nn.ModuleList(
             ResidualBlock(num_axes, hidden, residual=residual, cond_dim=cond_dim)
             for _ in range(num_blocks)
@@ -230,6 +231,8 @@ class ConvDecoder(nn.Module):
             conv_transpose(dims[i], dims[i + 1], _kernel(stride), stride=stride, padding=1)
             for i, stride in enumerate(strides)
         )
+        for layer in self.up[:-1]:
+            keep_scale(layer)
         self.last = None if strides else conv(hidden, shape[0], (3,) * num_axes, padding=1)
 
     def forward(

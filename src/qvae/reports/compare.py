@@ -30,6 +30,7 @@ QUANTIZERS = ("vq", "vq_ema", "vq_cosine", "simvq", "diveq", "ibq", "fsq", "lfq"
 """What is compared unless told otherwise."""
 _TABLES = ("vq", "vq_ema", "vq_cosine", "simvq", "diveq", "ibq", "gumbel")
 _MOST_BITS = {"ibq": 18, "gumbel": 18}
+_FSQ_UNUSED = 30.0  # a nat: tables are revived and signs have an entropy term; so it is fair
 _SCORES = ("psnr", "ssim", "nll", "usage", "perplexity", "bits", "entropy_bits")
 _FINISHED = "scores.json"
 
@@ -47,7 +48,7 @@ def arguments_for(name: str, *, bits: int, dim: int) -> dict[str, Any]:
 
     Example:
         >>> arguments_for("fsq", bits=10, dim=16)
-        {'name': 'fsq', 'levels': [8, 8, 8, 2]}
+        {'name': 'fsq', 'levels': [8, 8, 8, 2], 'unused_weight': 30.0}
         >>> arguments_for("vq_ema", bits=10, dim=16)
         {'name': 'vq_ema', 'codebook_size': 1024, 'dim': 16}
     """
@@ -57,7 +58,8 @@ def arguments_for(name: str, *, bits: int, dim: int) -> dict[str, Any]:
         return {"name": name, "codebook_size": 2**bits, "dim": dim}
     if name == "fsq":
         rest = [2 ** (bits % 3)] if bits % 3 else []
-        return {"name": name, "levels": [8] * (bits // 3) + rest}
+        levels = [8] * (bits // 3) + rest
+        return {"name": name, "levels": levels, "unused_weight": _FSQ_UNUSED}
     if name in ("lfq", "bsq"):
         return {"name": name, "dim": bits}
     if name in ("residual", "grouped"):

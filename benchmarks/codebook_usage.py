@@ -1,0 +1,67 @@
+"""Whether large codebooks stay in use, on crops of real colour pictures that were never trained on.
+
+    python benchmarks/clipart.py FOLDER -o crops.npz                   # see there for the FOLDER
+    python benchmarks/codebook_usage.py crops.npz --runs DIR           # 16,384 codes
+    python benchmarks/clipart.py FOLDER -o many.npz --test 16384
+    python benchmarks/codebook_usage.py many.npz --runs DIR --bits 16  # 65,536 codes
+
+``qvae compare`` on crops of 64x64, one code for 4x4 pixels, one seed: network, data, order, steps
+and bits are equal, only the quantizer differs. The test part has 64 tokens a code; usage is the
+share of codes that occur among them. Started again it goes on. Writes
+``benchmarks/results/codebook_usage_BITS.json``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from qvae.data.images import Images
+from qvae.reports.compare import compare
+from qvae.reports.compare_table import table
+from qvae.reports.machine import describe_machine
+from qvae.store import write_json
+
+RESULTS = Path(__file__).parent / "results"
+SIDE, DOWNSAMPLE = 64, 4
+QUANTIZERS = ("fsq", "bsq", "lfq", "vq_ema", "simvq", "vq", "ibq")
+WIDTH = {"model.encoder.hidden": 64, "model.decoder.hidden": 64, "train.batch_size": 16}
+
+
+def main() -> None:
+    """Train one after the other, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="the crops of benchmarks/clipart.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs/codebook_usage"))
+    parser.add_argument("--bits", type=int, default=14)
+    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--quantizers", nargs="+", default=list(QUANTIZERS))
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    data = Images(args.data)
+    tokens = len(data.test()) * (SIDE // DOWNSAMPLE) ** 2
+    if tokens != 64 * 2**args.bits:
+        sys.exit(
+            f"{args.data}: {tokens} tokens to test, must be 64 for each of {2**args.bits} codes"
+        )
+    report = compare(
+        args.runs / str(args.bits),
+        quantizers=args.quantizers,
+        bits=args.bits,
+        seeds=1,
+        overrides=[("data.path", str(args.data)), ("train.steps", args.steps), *WIDTH.items()],
+        threads=args.threads,
+        tell=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush(),
+    )
+    del report["settings"]["overrides"]["data.path"]
+    report |= {
+        "data": "openclipart-png: random crops of 64x64, those of few colours left out",
+        "crops": {part: len(getattr(data, part)()) for part in ("train", "valid", "test")},
+        "test_tokens": tokens,
+        "machine": describe_machine(),
+    }
+    write_json(RESULTS / f"codebook_usage_{args.bits}.json", report)
+    sys.stdout.write(table(report["summary"]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
