@@ -54,7 +54,7 @@ def test_a_nest_is_checked_at_every_depth(tmp_path):
     data = ("data.path", "x")
     recipe = load_recipe(path, [data, ("bottleneck.quantizer.quantizer.quantizer.dim", 5)])
     inner = recipe.model["bottleneck"]["quantizer"]["quantizer"]["quantizer"]
-    assert (inner["name"], inner["dim"], inner["gamma"]) == ("lfq", 5, 1.0)
+    assert (inner["name"], inner["dim"], inner["gamma"]) == ("lfq", 5, 20.0)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "recipe.yaml").resolved() == recipe.resolved()
     text = options_help(recipe_options(recipe), prog="p")
