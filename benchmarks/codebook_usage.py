@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from qvae.config import load_recipe
 from qvae.data.images import Images
 from qvae.reports.compare import compare
 from qvae.reports.compare_table import table
@@ -22,7 +23,6 @@ from qvae.reports.machine import describe_machine
 from qvae.store import write_json
 
 RESULTS = Path(__file__).parent / "results"
-SIDE, DOWNSAMPLE = 64, 4
 QUANTIZERS = ("fsq", "bsq", "lfq", "vq_ema", "simvq", "vq", "ibq")
 WIDTH = {"model.encoder.hidden": 64, "model.decoder.hidden": 64, "train.batch_size": 16}
 
@@ -38,7 +38,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     data = Images(args.data)
-    tokens = len(data.test()) * (SIDE // DOWNSAMPLE) ** 2
+    downsample = load_recipe("vqvae", [("data.path", str(args.data))]).model["encoder"][
+        "downsample"
+    ]
+    tokens = len(data.test()) * (data.spec.shape[1] // downsample) ** 2
     if tokens != 64 * 2**args.bits:
         sys.exit(
             f"{args.data}: {tokens} tokens to test, must be 64 for each of {2**args.bits} codes"
@@ -52,15 +55,18 @@ def main() -> None:
         threads=args.threads,
         tell=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush(),
     )
+    sys.stdout.write(table(report["summary"]) + "\n")
+    if set(args.quantizers) != set(QUANTIZERS):
+        sys.stdout.write("not all quantizers: no result is written\n")
+        return
     del report["settings"]["overrides"]["data.path"]
     report |= {
-        "data": "openclipart-png: random crops of 64x64, those of few colours left out",
+        "data": "openclipart-png: random crops of 64x64, flat ones left out",
         "crops": {part: len(getattr(data, part)()) for part in ("train", "valid", "test")},
         "test_tokens": tokens,
         "machine": describe_machine(),
     }
     write_json(RESULTS / f"codebook_usage_{args.bits}.json", report)
-    sys.stdout.write(table(report["summary"]) + "\n")
 
 
 if __name__ == "__main__":

@@ -361,7 +361,8 @@ def usage_results():
     for report in filter(None, map(result, ("codebook_usage_14.json", "codebook_usage_16.json"))):
         size = 2 ** report["settings"]["bits_per_cell"]
         lines = [
-            f"**{size:,} codes**, {report['runs'][0]['steps']:,} steps of 16 crops "
+            f"**{size:,} codes**, {report['runs'][0]['steps']:,} steps of "
+            f"{report['settings']['overrides']['train.batch_size']} crops "
             f"({report['crops']['train']:,} to train, {report['crops']['test']:,} to test).",
             "",
             "| quantizer | PSNR dB | usage | perplexity | entropy, bits a sample | seconds "
