@@ -190,13 +190,15 @@ def step_results():
 def bench_results(*names):
     """Milliseconds, how many times our default path, and memory, for each shape of a bench."""
     lines = []
-    for report in filter(None, map(result, names)):
+    for name, report in ((name, result(name)) for name in names if result(name)):
         machine = report["machine"]
         what = report["what"][0].upper() + report["what"][1:]
         lines += [
             f"**{what}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
             f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
             f"our path: {machine['kernels'].split()[0]}.",
+            "",
+            f"![milliseconds a contestant](../benchmarks/results/{Path(name).stem}.png)",
             "",
         ]
         for row in report["rows"]:

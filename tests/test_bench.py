@@ -5,11 +5,13 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from qvae.cli.main import main
 from qvae.reports import bench as bench_module
 from qvae.reports import contestants
 from qvae.reports.bench import bench, race
+from qvae.reports.bench_figure import fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,10 @@ def test_bench_as_a_command(what, tmp_path, capsys):
     assert row["shape"] == [40, 12, 4]
     assert row["contestants"]["torch"]["rounds"] == 2
     assert row["contestants"]["qvae-peer-that-is-nowhere"] == "not installed"
+    with Image.open(out.with_suffix(".png")) as image:
+        assert image.text["Description"] == fingerprint(data)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000)}
+    assert (0x1F, 0x5F, 0xA8) in colours, "our own dots are blue"
     assert main(["bench", what, *words[:-3]]) == 0
     assert "N=40 K=12 D=4" in capsys.readouterr().out
 

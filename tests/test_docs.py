@@ -1,7 +1,7 @@
 """The documents tell the truth: their code runs, their links lead somewhere, tables are right.
 
-The source trees, the ladder's recipes and the clock's results are made from the code and from
-benchmarks/results. After a change there, write them anew with ``python tests/test_docs.py``.
+Trees, tables and the benchmarks' figures are made from the code and from benchmarks/results.
+After a change there, write them anew with ``python tests/test_docs.py``.
 """
 
 import re
@@ -10,12 +10,16 @@ import tomllib
 
 import pytest
 import yaml
+from PIL import Image
 
 from qvae import recipe_files
-from tables import GENERATED, PACKAGE, ROOT
+from qvae.reports.bench_figure import draw, fingerprint
+from tables import GENERATED, PACKAGE, ROOT, result
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+BENCHES = ("nearest", "quantizer")
+"""Benchmarks whose results are drawn, too."""
 
 
 def named(paths):
@@ -134,6 +138,16 @@ def test_citation_has_what_cff_asks_for():
     assert citation["version"] == version[1]
 
 
+@pytest.mark.parametrize("name", BENCHES)
+def test_figures_are_of_the_committed_numbers(name):
+    picture = ROOT / "benchmarks" / "results" / f"{name}.png"
+    with Image.open(picture) as image:
+        drawn = image.text["Description"]
+    assert drawn == fingerprint(result(f"{name}.json")), "run python tests/test_docs.py"
+
+
 if __name__ == "__main__":
+    for bench in BENCHES:
+        draw(result(f"{bench}.json"), ROOT / "benchmarks" / "results" / f"{bench}.png")
     for document in GENERATED:
         document.write_text(with_generated(document), encoding="utf-8")

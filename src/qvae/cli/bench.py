@@ -22,7 +22,7 @@ _BENCHES = ("nearest", "quantizer")
 
 
 def run_bench(parser: Parser, words: Sequence[str]) -> Result:
-    """Measure ``nearest`` or ``quantizer``, and print ratios; ``-o`` keeps all of it as JSON."""
+    """Measure ``nearest`` or ``quantizer``, and print ratios; ``-o`` keeps and draws them."""
     parser.add_argument("what", choices=_BENCHES, help="the search alone, or a training step")
     parser.add_argument(
         "--shape",
@@ -35,7 +35,12 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument(
         "--no-memory", action="store_true", help="skip the processes that measure peak memory"
     )
-    parser.add_argument("-o", dest="output", metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        help="write the result as JSON, and a picture beside it",
+    )
     add_common(parser, "threads")
     args = parse(parser, words)
     if args.output is not None:
@@ -43,6 +48,7 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
     args.threads = args.threads or 1
     prepare(args)
     from qvae.reports.bench import bench
+    from qvae.reports.bench_figure import draw
     from qvae.store import write_json
 
     data = bench(
@@ -52,9 +58,13 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
         has_memory=not args.no_memory,
         progress=note,
     )
+    lines = _lines(data)
     if args.output is not None:
         write_json(Path(args.output), data)
-    return Result(data=data, text="\n".join(_lines(data)))
+        picture = Path(args.output).with_suffix(".png")
+        is_drawn = draw(data, picture)
+        lines.append(f"picture {picture}" if is_drawn else "no picture: needs matplotlib")
+    return Result(data=data, text="\n".join(lines))
 
 
 def _shape(text: str) -> tuple[int, int, int]:
