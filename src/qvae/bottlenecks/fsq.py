@@ -62,7 +62,7 @@ class FSQ(Quantizer):
             )
         require_not_negative(overshoot_weight=overshoot_weight, unused_weight=unused_weight)
         self.in_dim = self.out_dim = len(levels)
-        self.codebook_sizes = (math.prod(levels),)
+        self.sizes, self.codebook_sizes = tuple(levels), (math.prod(levels),)
         self.overshoot_weight, self.unused_weight = overshoot_weight, unused_weight
         strides = [math.prod(levels[:d]) for d in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
@@ -103,7 +103,7 @@ class FSQ(Quantizer):
     def _choices(self, z_e: Float[Tensor, "*N D"]) -> list[Float[Tensor, "*N _"]]:
         """Soft digits of each coordinate, a Gaussian of half a bin's width around ``tanh(z)``."""
         found = []
-        for unit, num in zip(torch.tanh(z_e.float()).unbind(-1), self.levels.tolist(), strict=True):
+        for unit, num in zip(torch.tanh(z_e.float()).unbind(-1), self.sizes, strict=True):
             bins = torch.arange(num, device=z_e.device) + 0.5
             place = (unit + 1) / 2 * num
             found.append(torch.softmax(-2 * (place[..., None] - bins).square(), dim=-1))
