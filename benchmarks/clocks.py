@@ -1,7 +1,9 @@
-"""The committed results of the two routes to the clock, and the weights that ship.
+"""The committed results of the routes to the clock, and the weights that ship.
 
     python benchmarks/clocks.py train style --seed 0    # hours: tokenizer, tokens, prior, scores
     python benchmarks/clocks.py train grid --seed 0
+    python benchmarks/clocks.py train cvae              # no tokens: a Gaussian z, its prior learned
+    python benchmarks/clocks.py train cvae_textbook     # the same with z ~ N(0, I)
     python benchmarks/clocks.py ship                    # the median style seed into the package
 
 Each training writes ``benchmarks/results/clock_<route>_seed<n>.json`` and can be interrupted and
@@ -33,13 +35,36 @@ from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
+TOKENS = ("style", "grid")
+VAES: dict[str, list[tuple[str, Any]]] = {
+    "cvae": [],
+    "cvae_textbook": [("model.bottleneck.prior", "normal")],
+}
 
 
 def train(route: str, seed: int, runs: Path) -> None:
-    """Train both stages of a route with one seed, round to what ships, and score."""
-    folder = runs / f"{route}-{seed}"
-    seconds = {}
+    """Train a route with one seed, score it, and write the result."""
     start = time.monotonic()
+    run, seconds = (train_tokens if route in TOKENS else train_vae)(
+        route, seed, runs / f"{route}-{seed}"
+    )
+    scores = evaluate(run, seed=seed)
+    machine = {k: v for k, v in read_json(run / "env.json").items() if k != "run"}
+    report = {"route": route, "seed": seed, "training_seconds": seconds, "machine": machine}
+    write_json(RESULTS / f"clock_{route}_seed{seed}.json", {**report, **scores})
+    sys.stdout.write(table(scores) + f"\n{time.monotonic() - start:.0f} s this time\n")
+
+
+def train_vae(route: str, seed: int, folder: Path) -> tuple[Path, dict[str, float]]:
+    """Train a conditional VAE; return its run and the seconds."""
+    recipe = load_recipe("clock_cvae", [("seed", seed), ("data.seed", seed), *VAES[route]])
+    train_recipe(recipe, run=folder, resume=True, progress="force")
+    return folder, {"vae": trained_seconds(folder)}
+
+
+def train_tokens(route: str, seed: int, folder: Path) -> tuple[Path, dict[str, float]]:
+    """Train both stages and round them to what ships; return the prior's run and the seconds."""
+    seconds = {}
     recipe = load_recipe(f"clock_{route}", [("seed", seed), ("data.seed", seed)])
     train_recipe(recipe, run=folder / "tokenizer", resume=True, progress="force")
     seconds["tokenizer"] = trained_seconds(folder / "tokenizer")
@@ -59,11 +84,7 @@ def train(route: str, seed: int, runs: Path) -> None:
     model = load_model(folder / "prior" / "model")
     round_weights(model)
     save_model(model, folder / "prior" / "model")
-    scores = evaluate(folder / "prior", seed=seed)
-    machine = {k: v for k, v in read_json(folder / "prior" / "env.json").items() if k != "run"}
-    report = {"route": route, "seed": seed, "training_seconds": seconds, "machine": machine}
-    write_json(RESULTS / f"clock_{route}_seed{seed}.json", {**report, **scores})
-    sys.stdout.write(table(scores) + f"\n{time.monotonic() - start:.0f} s this time\n")
+    return folder / "prior", seconds
 
 
 def ship(runs: Path) -> None:
@@ -101,7 +122,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
     trainer = commands.add_parser("train")
-    trainer.add_argument("route", choices=["style", "grid"])
+    trainer.add_argument("route", choices=[*TOKENS, *VAES])
     trainer.add_argument("--seed", type=int, default=0)
     commands.add_parser("ship")
     args = parser.parse_args()

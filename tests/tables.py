@@ -91,10 +91,18 @@ def ladder_table():
     return "\n".join(lines)
 
 
+CLOCK_ROUTES = {
+    "style": "Style tokens",
+    "grid": "Grid tokens",
+    "cvae": "Gaussian z, its prior learned",
+    "cvae_textbook": "Gaussian z from N(0, I)",
+}
+
+
 def clock_results():
     """The worst seed of each route in ``benchmarks/results``, a row a split."""
     lines = []
-    for route in ("style", "grid"):
+    for route, title in CLOCK_ROUTES.items():
         files = sorted((ROOT / "benchmarks" / "results").glob(f"clock_{route}_seed*.json"))
         reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         if not reports:
@@ -103,8 +111,7 @@ def clock_results():
         recon, colour = report["reconstructions"], report["reconstructions"]["hand_colour_error"]
         names = ", ".join(f"`benchmarks/results/{file.name}`" for file in files)
         lines += [
-            f"**{route.capitalize()} tokens**: seed {report['seed']}, the worst of {len(reports)}; "
-            f"all in {names}.",
+            f"**{title}**: seed {report['seed']}, the worst of {len(reports)}; all in {names}.",
             "",
             "| split | N | within 1 min | without floor | dial right | median min | p99 min "
             "| gross | hour slips |",
