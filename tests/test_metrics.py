@@ -1,5 +1,6 @@
 """Metrics against SciPy, NumPy and values known by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,11 @@ import torch
 
 from qvae.codes import perplexity, usage
 from qvae.errors import FormatError
-from qvae.metrics.classifier_features import ClassifierFeatures, load_fashion_features
+from qvae.metrics.classifier_features import (
+    FASHION_FEATURES,
+    ClassifierFeatures,
+    load_fashion_features,
+)
 from qvae.metrics.codebook import CodebookUsage, entropy_bits
 from qvae.metrics.frechet import FeatureStatistics, RandomConvFeatures, frechet_distance
 from qvae.metrics.reconstruction import mse, nmse, psnr, ssim
@@ -233,6 +238,16 @@ def test_classifier_features_load_as_they_were_saved(tmp_path):
     assert torch.equal(loaded(x), network(x)) and not loaded(x).requires_grad
     expected = -network.logits(x).log_softmax(1)[torch.arange(4), torch.arange(4)]
     torch.testing.assert_close(network.loss(x, torch.arange(4.0)), expected)
+
+
+def test_the_features_that_ship_are_those_of_a_classifier():
+    facts = json.loads((FASHION_FEATURES / "config.json").read_text())
+    assert facts["test_accuracy"] > 0.9 and facts["command"].startswith("python benchmarks/")
+    assert sum(file.stat().st_size for file in FASHION_FEATURES.iterdir()) < 200_000
+    bag, sandal = torch.zeros(2, 1, 28, 28)
+    bag[:, 8:26, 3:25] = sandal[:, 16:22, 1:27] = 0.7  # a block, and a low sole
+    found = load_fashion_features().logits(torch.stack([bag, sandal])).argmax(1)
+    assert found.tolist() == [8, 5]
 
 
 def test_classifier_features_refuse_other_data_and_other_folders(tmp_path):
