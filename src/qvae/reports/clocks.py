@@ -76,9 +76,21 @@ def draw_times(
 
 
 def evaluate(
-    path: str | Path, *, seed: int = 0, device: str = "cpu", mirror: bool = False
+    path: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    mirror: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Score a prior run, or a VAE told the time, on clocks by the protocol.
+
+    Args:
+        path: of the run.
+        seed: of the samples, >= 0.
+        device: where to draw.
+        mirror: for a run that learned mirrored labels.
+        **settings: of the sampler; what is not named comes from the run's recipe.
 
     Returns:
         ``samples``: a row a split of the held-out plan; ``style_variance_ratio``; and what the
@@ -90,14 +102,14 @@ def evaluate(
     """
     run = open_run(path, device=device)
     minutes = np.tile(np.arange(_NUM_TIMES), _NUM_STYLES)
-    drawn = draw_times(run, minutes, seed=seed, mirror=mirror)
+    drawn = draw_times(run, minutes, seed=seed, mirror=mirror, **settings)
     real = Clocks().test().batch(np.arange(len(minutes)))
     return {
         "protocol": {
             "requests": len(minutes),
             "styles_a_time": _NUM_STYLES,
             "seed": seed,
-            "sampler": dict(run.recipe.sample) if run.recipe else {},
+            "sampler": {**(run.recipe.sample if run.recipe else {}), **settings},
             "contrast_floor": 0.5,
         },
         "samples": score_clocks(drawn, minutes, split_of(minutes)),
