@@ -25,7 +25,7 @@ from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.config import load_recipe
-from qvae.metrics.classifier_features import FASHION_FEATURES, load_fashion_features
+from qvae.metrics.classifier_features import load_fashion_features
 from qvae.metrics.frechet import FeatureStatistics, RandomConvFeatures, frechet_distance
 from qvae.reports.sheets import save_frames, sheet
 from qvae.reports.timer import Timer
@@ -132,9 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    networks: list[Any] = [RandomConvFeatures(1)]
-    if FASHION_FEATURES.is_dir():
-        networks.append(load_fashion_features())
+    networks: list[Any] = [RandomConvFeatures(1), load_fashion_features()]
     seconds: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     for seed in range(args.seeds):

@@ -5,10 +5,18 @@ import json
 import textwrap
 from pathlib import Path
 
+from committed import NONE_YET, ROOT, result, rows_of
 from qvae import recipe_files
 from qvae.reports.reproduce import Findings, Published, Row, table
+from tables_continuous import (
+    ae_vs_vae_results,
+    beta_sweep_results,
+    disent_results,
+    probe_results,
+    shapes_results,
+    tcvae_results,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "qvae"
 README = ROOT / "README.md"
 RUNGS = {
@@ -131,19 +139,13 @@ def clock_results():
             f"hands' colour error {colour['mean']:.3f} of full scale.",
             "",
         ]
-    return "\n".join(lines).strip() or "_No results are committed yet._"
-
-
-def result(name):
-    """A committed result, or None."""
-    path = ROOT / "benchmarks" / "results" / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return "\n".join(lines).strip() or NONE_YET
 
 
 def fashion_results():
     report = result("fashion.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     names = ("psnr", "ssim", "usage", "perplexity", "bits", "entropy_bits")
     lines = [
         "| codes | recipe | PSNR dB | SSIM | usage | perplexity | bits a sample "
@@ -170,7 +172,7 @@ def fashion_results():
 def step_results():
     report = result("vqvae_step.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     machine = report["machine"]
     lines = [
         f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
@@ -226,13 +228,13 @@ def bench_results(*names):
                     f"| {name} | {' | '.join(values)} | {'' if memory is None else memory} |"
                 )
             lines.append("")
-    return "\n".join(lines).strip() or "_No results are committed yet._"
+    return "\n".join(lines).strip() or NONE_YET
 
 
 def vae_step_results():
     report = result("vae_step.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     machine, cpu, wall = (
         report[name] for name in ("machine", "processor_milliseconds", "wall_milliseconds")
     )
@@ -259,7 +261,7 @@ def paper_results():
             for row, published in zip(report["rows"], known, strict=True)
         ]
         parts.append("##" + table(Findings(**{**report, "rows": rows})))
-    return "\n\n".join(parts) or "_No results are committed yet._"
+    return "\n\n".join(parts) or NONE_YET
 
 
 PAPERS = ("aevb_fashion.json", "aevb_digits.json", "iwae_fashion.json", "beta_vae.json")
@@ -269,7 +271,7 @@ PAPERS = ("aevb_fashion.json", "aevb_digits.json", "iwae_fashion.json", "beta_va
 def prior_results():
     report = result("priors.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     lines = [
         f"VAE of the same networks: {report['vae']['value']:.2f} bits/dim.",
         "",
@@ -296,10 +298,42 @@ def prior_results():
     return "\n".join(lines)
 
 
+def clock_prior_results():
+    report = result("clock_priors.json")
+    if report is None:
+        return NONE_YET
+    lines = []
+    for name, row in report["priors"].items():
+        off, block = row["samples"]["off_block"], row["samples"]["block"]
+        sampler = row["sampler"]["settings"]
+        lines.append(
+            [
+                name,
+                f"{row['parameters'] / 1e6:.1f} M",
+                f"{row['training_seconds'] / 60:.0f}",
+                f"{row['bits_per_token']['value']:.3f}",
+                f"{off['within_1']:.1%}",
+                f"{block['within_1']:.1%}",
+                f"{off['gross']:.1%}",
+                f"{row['cpu_ms_a_sample']:.1f}",
+                f"{sampler['temperature']:g}, {sampler['guidance']:g}",
+            ]
+        )
+    heads = "prior|parameters|training min|bits/token|within 1 min off the block|block|gross|CPU ms"
+    return "\n".join(
+        [
+            *rows_of([*heads.split("|"), "temperature, guidance"], lines),
+            "",
+            f"Clocks by grid tokens, seed 0, the protocol of [the clock](clock.md); "
+            f"{report['threads']} thread(s); each sampler the best of nine, {report['tuned_on']}.",
+        ]
+    )
+
+
 def decode_results():
     report = result("decode.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     lines = [
         f"One thread, {report['rounds']} rounds, torch {report['torch']}, "
         f"transformers {report['transformers']}; seconds of computing for 256 tokens.",
@@ -321,7 +355,7 @@ DTYPES = ("float32", "bf16")
 def llm_results():
     report = result("llm_clock.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     drawing = report["drawing"]
     chosen = {name: value for name, value in report["sampler"].items() if value is not None}
     sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
@@ -348,7 +382,7 @@ def llm_results():
 def digits_results():
     report = result("digits.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     scores, published = report["scores"], report["published"]
     values = [f"{scores[name]['value']:.4g}" for name in ("psnr", "ssim", "usage", "entropy_bits")]
     num = f"{report['trained_on']:,} / {scores['psnr']['n']:,}"
@@ -393,13 +427,13 @@ def usage_results():
             values = [format(row[name]["mean"], form) for name, form in formats.items()]
             lines.append("| " + " | ".join([f"`{row['quantizer']}`", *values]) + " |")
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) or "_No results are committed yet._"
+    return "\n\n".join(parts) or NONE_YET
 
 
 def peer_quality_results():
     report = result("peer_quality.json")
     if report is None:
-        return "_No results are committed yet._"
+        return NONE_YET
     lines = [
         "| ours | peer | PSNR dB, ours | peer's | difference | usage, ours | peer's |",
         "|---|---|---|---|---|---|---|",
@@ -417,7 +451,17 @@ def peer_quality_results():
 GENERATED = {
     README: {"ladder": ladder_table, "tree": lambda: source_tree(is_short=True)},
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
-    ROOT / "docs" / "continuous.md": {"papers": paper_results},
+    ROOT / "docs" / "continuous.md": {
+        "papers": paper_results,
+        "ae-vs-vae": ae_vs_vae_results,
+        "beta-sweep": beta_sweep_results,
+        "probe": probe_results,
+    },
+    ROOT / "docs" / "disentanglement.md": {
+        "disent": disent_results,
+        "tcvae": tcvae_results,
+        "shapes": shapes_results,
+    },
     ROOT / "docs" / "llm.md": {"llm": llm_results},
     ROOT / "docs" / "clock.md": {"results": clock_results},
     ROOT / "docs" / "nearest.md": {
@@ -428,7 +472,11 @@ GENERATED = {
         "usage": usage_results,
         "peers": peer_quality_results,
     },
-    ROOT / "docs" / "priors.md": {"priors": prior_results, "decode": decode_results},
+    ROOT / "docs" / "priors.md": {
+        "priors": prior_results,
+        "clock-priors": clock_prior_results,
+        "decode": decode_results,
+    },
     ROOT / "docs" / "results.md": {
         "fashion": fashion_results,
         "step": step_results,

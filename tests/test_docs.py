@@ -12,9 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from committed import ROOT, result
 from qvae import recipe_files
 from qvae.reports.bench_figure import draw, fingerprint
-from tables import GENERATED, PACKAGE, ROOT, result
+from tables import GENERATED, PACKAGE
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(PACKAGE.rglob("*.py"))
