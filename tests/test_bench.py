@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from qvae.cli.main import main
@@ -12,6 +14,7 @@ from qvae.reports import bench as bench_module
 from qvae.reports import contestants
 from qvae.reports.bench import bench, race
 from qvae.reports.bench_figure import fingerprint
+from qvae.reports.machine import forget_peak, peak_memory
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +83,12 @@ def test_a_forced_path_is_given_back(monkeypatch):
     with contestants.on_path("torch"):
         assert contestants.os.environ["QVAE_KERNEL"] == "torch"
     assert contestants.os.environ["QVAE_KERNEL"] == "reference"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is not kept here")
+def test_a_peak_that_is_past_is_forgotten():
+    before = forget_peak()
+    torch.ones(40_000_000)  # 160 MB, and gone
+    assert peak_memory() - before > 150e6
+    assert peak_memory() - forget_peak() > 100e6
+    assert peak_memory() - before < 100e6

@@ -19,7 +19,7 @@ from qvae.reports.contestants import (
     on_path,
     why_absent,
 )
-from qvae.reports.machine import describe_machine, free_memory
+from qvae.reports.machine import describe_machine, forget_peak, free_memory, peak_memory
 
 __all__ = ["SHAPES", "bench", "race"]
 
@@ -168,16 +168,9 @@ def _probe(what: str, name: str, n: int, k: int, d: int) -> float:
     with on_path(name):
         _make(what, name, *_data(64, 64, d))()
         run = _make(what, name, *_data(n, k, d))
-        start = _status("VmRSS")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+        start = forget_peak()
         run()
-    return (_status("VmHWM") - start) / 1e6
-
-
-def _status(key: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+    return (peak_memory() - start) / 1e6
 
 
 if __name__ == "__main__":

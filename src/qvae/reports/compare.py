@@ -1,8 +1,6 @@
 """Compare quantizers on the user's own data: one network, one budget of bits, several seeds."""
 
 import math
-import resource
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +13,7 @@ from qvae.config import load_recipe
 from qvae.errors import Interrupted, QvaeError, UsageError
 from qvae.priors.unigram import Unigram
 from qvae.reports.compare_table import summarise
+from qvae.reports.machine import forget_peak, peak_memory
 from qvae.runs.build import check_values
 from qvae.runs.loading import Run, open_run, open_run_data
 from qvae.runs.scores import evaluate_run
@@ -178,13 +177,16 @@ def _train_and_score(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["run"])
     try:
         recipe = load_recipe(job["recipe"], job["changes"])
+        device = resolve_device(job["device"])
+        forget_peak(device)
         train_recipe(recipe, run=folder, resume=True, device=job["device"])
-        run = open_run(folder, device=resolve_device(job["device"]))
+        row["peak_mb"] = peak_memory(device) / 1e6
+        run = open_run(folder, device=device)
         data = open_run_data(run)
         scores = evaluate_run(run, data)
         row |= {name: scores[name]["value"] for name in _SCORES if name in scores}
         row |= {"unigram_bits": _unigram_bits(run, data), "steps": recipe.train["steps"]}
-        row |= {"seconds": trained_seconds(folder), "peak_mb": _peak_mb()}
+        row["seconds"] = trained_seconds(folder)
     except Interrupted as stop:
         return {"interrupted": stop.args[0]}
     except QvaeError as error:  # one that diverges must not take the others with it
@@ -211,9 +213,3 @@ def _unigram_bits(run: Run, data: Any) -> float:
         nats += prior.nll(tokens, None).double().sum().item()
         num += len(tokens)
     return nats / num / math.log(2)
-
-
-def _peak_mb() -> float:
-    """Return the most memory that this process held at once, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,6 +1,9 @@
 """What a timing must be read with: the processor, and the memory that is free."""
 
 import platform
+import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import torch
 
 from qvae import kernels
 
-__all__ = ["describe_machine", "free_memory"]
+__all__ = ["describe_machine", "forget_peak", "free_memory", "peak_memory"]
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -37,3 +40,46 @@ def free_memory() -> int | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def forget_peak(device: torch.device | None = None) -> int:
+    """Let :func:`peak_memory` count from now on; return the bytes that are held now.
+
+    A process starts with the peak of the one that made it, so a child has to forget it, too.
+    """
+    if device is not None and device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    held = _status("VmRSS")
+    if held is None:
+        return 0
+    with suppress(OSError):  # a sandbox may forbid it: the peak then counts from the start
+        Path("/proc/self/clear_refs").write_text("5")
+    return held
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Return the most bytes held at once: of this process, or by torch on a GPU.
+
+    Where the system has no ``/proc`` it is the most since the process began.
+
+    Example:
+        >>> before = forget_peak()
+        >>> peak_memory() >= before
+        True
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = _status("VmHWM")
+    if peak is not None:
+        return peak
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _status(key: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = (line for line in status.read_text().splitlines() if line.startswith(key))
+    return next((int(line.split()[1]) * 1024 for line in lines), None)
