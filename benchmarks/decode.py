@@ -24,6 +24,7 @@ from torch import Tensor
 
 from qvae.priors.hf import to_gpt2
 from qvae.priors.transformer import Transformer
+from qvae.reports.machine import describe_machine
 from qvae.store import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -81,6 +82,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "machine": describe_machine(),
         "rounds": args.rounds,
         "threads": 1,
         "float32": check(prior, model),

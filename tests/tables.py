@@ -214,16 +214,23 @@ def bench_results(*names):
             ran = {name: it for name, it in row["contestants"].items() if isinstance(it, dict)}
             ours = ran.get("ours") or ran[machine["kernels"].split()[0]]
             lines += [
-                "| N={} K={} D={} | median ms | best ms | times ours | MB |".format(*row["shape"]),
-                "|---|---|---|---|---|",
+                "| N={} K={} D={} | median ms | best ms | turns | times ours | MB |".format(
+                    *row["shape"]
+                ),
+                "|---|---|---|---|---|---|",
             ]
             for name, it in row["contestants"].items():
                 if name not in ran:
-                    lines.append(f"| {name} | {it} | | | |")
+                    lines.append(f"| {name} | {it} | | | | |")
                     continue
                 ratio = f"{it['median_ms'] / ours['median_ms']:.2f}"
                 memory = it.get("megabytes")
-                values = [f"{it['median_ms']:.2f}", f"{it['best_ms']:.2f}", ratio]
+                values = [
+                    f"{it['median_ms']:.2f}",
+                    f"{it['best_ms']:.2f}",
+                    str(it["rounds"]),
+                    ratio,
+                ]
                 lines.append(
                     f"| {name} | {' | '.join(values)} | {'' if memory is None else memory} |"
                 )
@@ -335,7 +342,8 @@ def decode_results():
     if report is None:
         return NONE_YET
     lines = [
-        f"One thread, {report['rounds']} rounds, torch {report['torch']}, "
+        f"{report['machine']['cpu']}, one thread, {report['rounds']} rounds, "
+        f"torch {report['torch']}, "
         f"transformers {report['transformers']}; seconds of computing for 256 tokens.",
         "",
         "| batch | ours float32 | ours bf16 | transformers float32 | transformers bf16 "
@@ -361,7 +369,8 @@ def llm_results():
     sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
     lines = [
         f"{report['parameters'] / 1e6:.1f} M parameters, {report['training_seconds'] / 60:.0f} "
-        f"minutes of training; sampler {sampler}. Notes right "
+        f"minutes of training with {report['machine']['num_threads']} thread(s); "
+        f"sampler {sampler}. Notes right "
         f"{drawing['note_right']:.1%}, faces as asked {drawing['face_right']:.1%}.",
         "",
         "| drawing, held-out pairs | N | dial right | within 1 min | without floor | gross |",
@@ -465,7 +474,7 @@ GENERATED = {
     ROOT / "docs" / "llm.md": {"llm": llm_results},
     ROOT / "docs" / "clock.md": {"results": clock_results},
     ROOT / "docs" / "nearest.md": {
-        "nearest": lambda: bench_results("nearest.json", "quantizer.json")
+        "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json")
     },
     ROOT / "docs" / "quantizers.md": {
         "digits": digits_results,

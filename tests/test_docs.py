@@ -19,7 +19,7 @@ from tables import GENERATED, PACKAGE
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-BENCHES = ("nearest", "quantizer")
+BENCHES = ("nearest", "nearest_large", "quantizer")
 """Benchmarks whose results are drawn, too."""
 
 

@@ -28,7 +28,13 @@ PEERS = {
 }
 """Distribution -> module, and the release that the results are of."""
 
-PEER_BYTES = {"vector-quantize-pytorch": 24, "pythae": 20, "diffusers": 4, "cdist": 8}
+PEER_BYTES = {
+    "vector-quantize-pytorch": 24,
+    "pythae": 20,
+    "diffusers": 4,
+    "cdist": 8,
+    "product": 4,
+}
 """Peak bytes for each pair of a vector and a code, rounded up, to refuse what would not fit."""
 
 
