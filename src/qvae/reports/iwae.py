@@ -51,7 +51,7 @@ def reproduce(study: Study) -> Findings:
         title="IWAE, table 1, one stochastic layer",
         protocol={
             "data": study.data_name,
-            "pixels": "binarised: dynamic anew at each visit in training; test drawn once, seed 0",
+            "pixels": "binarised: dynamic anew at each visit; the same test for all rows, seed 0",
             "network": "two hidden layers of 200 tanh units each way, 50 latents, Bernoulli",
             "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",
             "test NLL": f"nats, {some['draws']} importance samples, {some['num']} test samples, "
