@@ -93,6 +93,75 @@ def test_the_elbo_is_log_p_less_the_kl_to_the_posterior():
     assert ((log_p.value - truth).abs() < 5 * log_p.error).all()
 
 
+def narrow_vae(shrink):
+    """The same model with an encoder too sure of itself: its sd is so many times too small."""
+    model = linear_vae()
+    with torch.no_grad():
+        model.encoder.layers[0].bias[2:] -= 2 * math.log(shrink)
+    return model
+
+
+def test_a_narrow_posterior_needs_the_wide_draws():
+    """Draws from q alone are far off and do not know it; with half of them wide they are right."""
+    model = narrow_vae(5)
+    x, truth = data_and_truth(model)
+    split, expected = ArraySplit(x.numpy()), -truth.mean().item()
+    rows = score_likelihood(model, split, num_draws=2000)
+    row = rows["nll_importance"]
+    assert abs(row["value"] - expected) < 4 * row["draws_error"] < 0.02
+    assert row["ess"] > 300 and row["ess_low"] < 0.05
+    assert "half of them with 5 x its sd" in row["unit"]
+    alone = score_likelihood(model, split, num_draws=2000, widen=1.0)
+    row = alone["nll_importance"]
+    assert row["value"] - expected > max(0.5, 4 * row["draws_error"])
+    assert row["ess"] < 100 and row["ess_low"] > 0.05
+    assert row["unit"].endswith("2000 draws of q(z|x)")
+    for name in ("nll_elbo", "nll_iwae_50"):  # the bounds stay bounds by draws from q
+        one, other = rows[name], alone[name]
+        apart = one["value"] - other["value"]
+        assert abs(apart) < 4 * math.hypot(one["draws_error"], other["draws_error"]), name
+
+
+def test_wide_draws_cost_little_where_the_posterior_is_right():
+    model = linear_vae()
+    x, truth = data_and_truth(model, 10)
+    with torch.no_grad():
+        safe = estimate_likelihood(model, x, num_draws=4000)
+        alone = estimate_likelihood(model, x, num_draws=4000, widen=1.0)
+    assert safe.num_draws == 2000 and alone.num_draws == 4000  # pairs, and draws
+    for stream in (safe, alone):
+        log_p = stream.log_p()
+        assert ((log_p.value - truth).abs() < 5 * log_p.error).all()
+    assert (safe.effective_draws() > 0.3 * alone.effective_draws()).all()
+
+
+def test_effective_draws_are_those_of_the_weights():
+    weights = torch.tensor([[0.0, 0.0], [0.0, -60.0], [-600.0, -60.0]])
+    stream = ImportanceStream(2)
+    for part in weights:
+        stream.update(part[None])
+    torch.testing.assert_close(stream.effective_draws(), torch.tensor([2.0, 1.0]).double())
+
+
+def test_many_latents_are_drawn_from_q_alone():
+    model = linear_vae()
+    sizes = {
+        "encoder": {"name": "mlp", "hidden": [], "latent_dim": 18},
+        "bottleneck": {"name": "gaussian", "dim": 9},
+        "decoder": {"name": "mlp", "hidden": [], "latent_dim": 9},
+    }
+    wide = build_autoencoder({**model.config, **sizes}, model.spec).eval()
+    x = ArraySplit(np.zeros((2, 1, 5), dtype=np.float32))
+    found = [
+        score_likelihood(wide, x, num_draws=8, widen=widen)["nll_importance"]["unit"]
+        for widen in (None, 1.0, 2.0)
+    ]
+    assert found[0] == found[1] and "half" not in found[0] and "half" in found[2]
+    for widen in (0.5, math.inf, math.nan):
+        with pytest.raises(UsageError, match="widen=.*: must be at least 1"):
+            score_likelihood(wide, x, num_draws=8, widen=widen)
+
+
 def test_a_learned_prior_is_what_the_weights_ask():
     """At its start the learned prior is a known mixture in each coordinate, so p(x) changes."""
     model = linear_vae(prior="autoregressive", prior_hidden=8)
@@ -146,8 +215,10 @@ def test_hmc_draws_from_a_correlated_normal():
 def test_what_has_no_density_is_refused():
     model = linear_vae()
     x = ArraySplit(np.zeros((2, 1, 5), dtype=np.float32))
+    with pytest.raises(UsageError, match="likelihood=3: needs at least 2 draws from each"):
+        score_likelihood(model, x, num_draws=3)
     with pytest.raises(UsageError, match="likelihood=1: needs at least 2"):
-        score_likelihood(model, x, num_draws=1)
+        score_likelihood(model, x, num_draws=1, widen=1.0)
     config = dict(model.config)
     for change, rule in [
         ({"bottleneck": {"name": "identity", "dim": 2}}, "Identity has no density"),

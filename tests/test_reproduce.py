@@ -115,7 +115,13 @@ def test_eval_prints_log_p_with_both_errors_and_what_the_latents_carry(
     names = [line.split()[0] for line in lines]
     assert names == ["nll_elbo", "nll_iwae_50", "nll_importance", "nll_hmc"]
     assert all(re.search(r"\+- \S+ \(data\) \+- \S+ \(draws\)", line) for line in lines)
+    assert re.search(r"ESS \d+ \(\S+% below 10\)", lines[2]) and "5 x its sd" in lines[2]
+    few = ["--likelihood", "4", "--widen", "1", "--most", "2"]
+    assert main(["eval", run, *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 draws of q(z|x)  (" in lines[2] and lines[3].startswith("note: many samples")
     assert main(["eval", run, "--most", "2"]) == 2
+    assert main(["eval", run, "--widen", "2"]) == 2
 
 
 @pytest.mark.parametrize(
