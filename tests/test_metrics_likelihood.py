@@ -9,9 +9,10 @@ import torch
 from qvae.autoencoder import build_autoencoder
 from qvae.data.base import ArraySplit
 from qvae.errors import UsageError
-from qvae.metrics.hmc import hmc_draws
-from qvae.metrics.likelihood import ImportanceStream
+from qvae.metrics.hmc import hmc_draws, hmc_log_likelihood
+from qvae.metrics.likelihood import Estimate, ImportanceStream
 from qvae.metrics.posterior import PosteriorStatistics
+from qvae.runs import likelihood
 from qvae.runs.likelihood import estimate_likelihood, score_hmc, score_likelihood
 from qvae.types import DataSpec
 
@@ -210,6 +211,108 @@ def test_hmc_draws_from_a_correlated_normal():
     flat = drawn.flatten(0, 1)
     torch.testing.assert_close(flat.mean(0), target.mean, atol=0.1, rtol=0)
     torch.testing.assert_close(flat.T.cov(), cov, atol=0.15, rtol=0)
+
+
+def test_hmc_does_not_go_round_in_circles():
+    """Ten equal steps can be one whole turn of a narrow round normal: every draw at the start."""
+    generator = torch.Generator().manual_seed(0)
+    start = 0.05 * torch.randn(60, 3, generator=generator)
+    drawn = hmc_draws(
+        lambda z: -0.5 * (z / 0.05).square().sum(1),
+        start,
+        num_draws=100,
+        burn_in=100,
+        generator=generator,
+    )
+    assert drawn.std(0).mean().item() == pytest.approx(0.05, rel=0.1)
+    assert drawn.std(0).min() > 0.03
+
+
+@pytest.mark.parametrize(
+    ("means", "stds", "shares"),
+    [
+        ([[-4.0], [4.0]], [[0.3], [0.3]], [0.5, 0.5]),
+        ([[-4.0], [4.0]], [[0.3], [0.05]], [0.7, 0.3]),
+        ([[-4.0, 0.0], [4.0, 1.0]], [[0.3, 0.1], [0.1, 0.3]], [0.5, 0.5]),
+        ([[1.0, 2.0, 3.0]], [[1.0, 0.1, 0.02]], [1.0]),
+    ],
+)
+def test_hmc_is_right_where_the_posterior_has_several_places(means, stds, shares):
+    """A normalised mixture is its own oracle: log p(x) is 0."""
+    means, stds, shares = map(torch.tensor, (means, stds, shares))
+    parts = torch.distributions.Independent(torch.distributions.Normal(means, stds), 1)
+    target = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(shares), parts)
+    torch.manual_seed(0)
+    chains, num = 16, 24
+    found = hmc_log_likelihood(target.log_prob, target.sample((chains, num)))
+    assert found.value.abs().max() < 0.5
+    mean_error = found.value.square().mean().sqrt().item() / num**0.5
+    bias = (len(means) - 1) / chains  # of shares that are those of the chains
+    assert abs(found.value.mean().item() + bias) < 4 * mean_error
+    assert found.value.std().item() < 2 * found.error.square().mean().sqrt().item()
+
+
+def two_sided_vae(scale):
+    """A decoder that sees z and -z alike, and an encoder that knows of one side only."""
+    model = build_autoencoder(
+        {
+            "encoder": {"name": "mlp", "hidden": [], "latent_dim": 2},
+            "bottleneck": {"name": "gaussian", "dim": 1},
+            "decoder": {"name": "mlp", "hidden": [2], "activation": "tanh", "latent_dim": 1},
+            "likelihood": {"name": "gaussian", "sigma": SIGMA},
+        },
+        DataSpec(shape=(1, 5)),
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.encoder.layers[0].bias.copy_(torch.tensor([1.0, 2 * math.log(scale)]))
+        inner, outer = (layer for layer in model.decoder.layers if hasattr(layer, "weight"))
+        inner.weight.copy_(torch.tensor([[3.0], [-3.0]]))
+        inner.bias.fill_(-3.0)
+        outer.weight.fill_(1.0)
+    return model
+
+
+def test_both_sides_are_found_from_an_encoder_that_knows_one():
+    torch.manual_seed(0)
+    model = two_sided_vae(0.3)
+    x = -1 + SIGMA * torch.randn(16, 1, 5)
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    with torch.no_grad():
+        mean = model.decode(z).flatten(1)
+    log_x = torch.distributions.Normal(mean, SIGMA).log_prob(x).sum(2)  # [16, 4001]
+    log_z = torch.distributions.Normal(0.0, 1.0).log_prob(z[:, 0])
+    truth = ((log_x + log_z).logsumexp(1) + math.log(16 / 4000)).mean().item()
+    split = ArraySplit(x.numpy())
+    rows = score_likelihood(model, split, num_draws=4000) | score_hmc(model, split)
+    assert -rows["nll_importance"]["value"] == pytest.approx(truth, abs=0.02)
+    assert -rows["nll_hmc"]["value"] == pytest.approx(truth - 1 / 16, abs=0.1)
+    alone = score_likelihood(model, split, num_draws=4000, widen=1.0)["nll_importance"]
+    assert truth + alone["value"] > 0.5  # one of two sides: ln 2 is missing
+    assert rows["nll_hmc"]["left_out"] == 0 and rows["nll_hmc"]["n"] == 16
+
+
+def test_samples_of_which_the_chains_tell_nothing_are_counted(monkeypatch):
+    """One draw a chain and half: some second draw of all chains lies outside the cut bells."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    torch.manual_seed(0)
+    start = torch.randn(2, 200, 1)
+    found = hmc_log_likelihood(lambda z: normal.log_prob(z[:, 0]), start, num_draws=1, burn_in=5)
+    is_known = ~found.value.isnan()
+    assert 0 < is_known.sum() < 200 and found.value[is_known].isfinite().all()
+    model = linear_vae()
+    x = ArraySplit(np.zeros((200, 1, 5), dtype=np.float32))
+    monkeypatch.setattr(
+        likelihood,
+        "hmc_log_likelihood",
+        lambda _, start, **__: Estimate(
+            value=found.value[: start.shape[1]], error=found.error[: start.shape[1]]
+        ),
+    )
+    row = score_hmc(model, x)["nll_hmc"]
+    assert row["left_out"] > 0 and row["left_out"] + row["n"] == 200
+    assert math.isfinite(row["value"]) and math.isfinite(row["draws_error"])
 
 
 def test_what_has_no_density_is_refused():

@@ -143,6 +143,8 @@ def _error(row: Any) -> str:
     if "error" not in row:
         return ""
     errors = f" +- {row['error']:.3g} (data) +- {row['draws_error']:.2g} (draws)"
+    if row.get("left_out"):
+        return f"{errors} {row['left_out']} left out: no draw near the chains' first half"
     if "ess" not in row:
         return errors
     from qvae.runs.likelihood import FEW_DRAWS

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
@@ -31,6 +32,7 @@ _WIDEN = 5.0
 _BATCH = 64
 _MOST_LATENTS = 8
 _CHAINS = 16
+_START_CHUNKS = 10
 
 
 @torch.no_grad()
@@ -58,14 +60,21 @@ def estimate_likelihood(
     num = -(-num_draws // len(scales))
     stream = ImportanceStream(len(x))
     while stream.num_draws < num:
-        shape = (min(BOUND_DRAWS, num), *mean.shape)
-        noise = [scale * torch.randn(shape, device=mean.device) for scale in scales]
-        z = torch.stack([mean + torch.exp(0.5 * log_var) * part for part in noise])
-        wider = [log_var + 2 * math.log(scale) for scale in scales]
-        log_q = torch.stack([normal_log_prob(z, mean, part).flatten(3).sum(3) for part in wider])
+        z, log_q = _propose(mean, log_var, scales, num=min(BOUND_DRAWS, num))
         values = torch.stack([log_joint(part) for part in z])
         stream.update(values[0] - log_q[0, 0], balanced_weights(values, log_q))
     return stream
+
+
+def _propose(
+    mean: Tensor, log_var: Tensor, scales: tuple[float, ...], *, num: int
+) -> tuple[Float[Tensor, "S K B *G D"], Float[Tensor, "S S K B"]]:
+    """Draw from the posterior at each scale, and return the draws' log density (axis 1) at each."""
+    shape = (num, *mean.shape)
+    noise = [scale * torch.randn(shape, device=mean.device) for scale in scales]
+    z = torch.stack([mean + torch.exp(0.5 * log_var) * part for part in noise])
+    wider = [log_var + 2 * math.log(scale) for scale in scales]
+    return z, torch.stack([normal_log_prob(z, mean, part).flatten(3).sum(3) for part in wider])
 
 
 def score_likelihood(
@@ -135,6 +144,10 @@ def score_hmc(
 ) -> dict[str, dict[str, Any]]:
     """Score -log p(x) by Hamiltonian Monte Carlo, a check on importance sampling.
 
+    The chains start from wide importance draws, taken by their weights, so that where the posterior
+    has several places each has its share of chains. ``left_out`` counts the samples of which the
+    chains tell nothing, see :func:`~qvae.metrics.hmc.hmc_log_likelihood`.
+
     Args:
         model: an autoencoder with a Gaussian bottleneck of at most 8 latents.
         split: whose samples.
@@ -157,22 +170,43 @@ def score_hmc(
             for part, (x, cond) in enumerate(_pieces(batch.to(device))):
                 torch.manual_seed(noise_seed(seed, "hmc", number, part))
                 found.append(_hmc(model, x, cond, num_draws=num_draws, burn_in=burn_in))
-    return {"nll_hmc": _row(found, f"nats/sample, -log p(x), HMC, {_CHAINS} chains")}
+    row = _row([_known(part) for part in found], f"nats/sample, -log p(x), HMC, {_CHAINS} chains")
+    num = sum(len(part.value) for part in found)
+    return {"nll_hmc": row | {"left_out": num - row["n"]}}
+
+
+def _known(estimate: Estimate) -> Estimate:
+    is_known = ~estimate.value.isnan()
+    return Estimate(value=estimate.value[is_known], error=estimate.error[is_known])
 
 
 @torch.no_grad()
 def _hmc(
     model: Autoencoder, x: Tensor, cond: Tensor | None, *, num_draws: int, burn_in: int
 ) -> Estimate:
-    bottleneck = _require_density(model)
-    z_e = model.embed(x, cond)
-    start, _ = bottleneck.draw(z_e.expand(_CHAINS, *z_e.shape))
     log_joint = _joint(model, x, cond)
+    start = _starts(model, x, cond, log_joint)
 
     def flat_joint(flat: Tensor) -> Tensor:
         return log_joint(flat.view(start.shape)).flatten()
 
     return hmc_log_likelihood(flat_joint, start.flatten(2), num_draws=num_draws, burn_in=burn_in)
+
+
+def _starts(
+    model: Autoencoder, x: Tensor, cond: Tensor | None, log_joint: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "C B *G D"]:
+    """Take importance draws by their weights, so that chains start where the posterior has mass."""
+    posterior = _require_density(model).posterior(model.embed(x, cond))
+    places, weights = list[Tensor](), list[Tensor]()
+    for _ in range(_START_CHUNKS):
+        z, log_q = _propose(*posterior, (1.0, _WIDEN), num=BOUND_DRAWS)
+        places.append(z.flatten(0, 1))
+        joint = torch.stack([log_joint(part) for part in z])
+        weights.append((joint - log_q.logsumexp(0)).flatten(0, 1))
+    chances = torch.cat(weights).T.softmax(1)
+    chosen = torch.multinomial(chances, _CHAINS, replacement=True).T
+    return torch.cat(places)[chosen, torch.arange(len(x), device=x.device)]
 
 
 def _joint(model: Autoencoder, x: Tensor, cond: Tensor | None) -> Callable[[Tensor], Tensor]:
