@@ -12,7 +12,7 @@ from qvae.cli.main import main
 from qvae.errors import UsageError
 from qvae.reports import reproduce
 from qvae.reports.disentanglement import PROTOCOLS
-from qvae.reports.reproduce import Findings, Published, Row, reproduce_paper, table
+from qvae.reports.reproduce import Findings, Published, Row, Study, reproduce_paper, table
 from qvae.runs import likelihood
 
 
@@ -51,6 +51,34 @@ def test_a_paper_in_small_prints_its_table_and_is_not_done_twice(
     monkeypatch.setattr(reproduce, "train_recipe", never)
     assert main(words) == 0
     assert text.strip() == capsys.readouterr().out.strip()
+    env = json.loads(next((tmp_path / "r").glob("runs/*/env.json")).read_text())
+    told = report["protocol"]["trained on"]
+    assert env["precision"] == "float32" and ", float32, torch 2." in told  # pinned, and told
+    assert env["processor"] in told and f"qvae {env['qvae']}" in told
+
+
+def test_a_run_of_another_precision_is_scored_anew_and_told_and_another_recipe_refused(
+    pictures, tmp_path, monkeypatch
+):
+    """As before float32 was pinned: the runs stay, only what is missing is measured."""
+    study = Study(folder=tmp_path, data=pictures, is_quick=True, progress=False)
+    changes = {"data.path": pictures, "encoder.hidden": [3], "train.precision": "bf16"}
+    old = study.recipe("aevb", changes)
+    assert study.score("a", old, lambda run, data: {"first": 1}) == {"first": 1}
+    bits = (tmp_path / "runs" / "a" / "env.json").read_bytes()
+    (tmp_path / "runs" / "a" / "scores.json").unlink()
+    monkeypatch.setattr(reproduce, "train_recipe", None)  # would fail if it were called
+    del changes["train.precision"]
+    now = study.recipe("aevb", changes)
+    assert now.train["precision"] == "float32"
+    assert study.score("a", now, lambda run, data: {"anew": 2}) == {"anew": 2}
+    assert study.score("a", now, lambda run, data: {}) == {"anew": 2}
+    assert (tmp_path / "runs" / "a" / "env.json").read_bytes() == bits
+    assert ", bf16, torch 2." in study.trained_on() and "float32" not in study.trained_on()
+    (tmp_path / "runs" / "a" / "scores.json").unlink()
+    other = study.recipe("aevb", {**changes, "encoder.hidden": [4]})
+    with pytest.raises(UsageError, match=r"trained with model.encoder.hidden=\[3\], .* \[4\]"):
+        study.score("a", other, lambda run, data: {})
 
 
 @pytest.mark.slow
@@ -115,7 +143,13 @@ def test_eval_prints_log_p_with_both_errors_and_what_the_latents_carry(
     names = [line.split()[0] for line in lines]
     assert names == ["nll_elbo", "nll_iwae_50", "nll_importance", "nll_hmc"]
     assert all(re.search(r"\+- \S+ \(data\) \+- \S+ \(draws\)", line) for line in lines)
+    assert re.search(r"ESS \d+ \(\S+% below 10\)", lines[2]) and "5 x its sd" in lines[2]
+    few = ["--likelihood", "4", "--widen", "1", "--most", "2"]
+    assert main(["eval", run, *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 draws of q(z|x)  (" in lines[2] and lines[3].startswith("note: many samples")
     assert main(["eval", run, "--most", "2"]) == 2
+    assert main(["eval", run, "--widen", "2"]) == 2
 
 
 @pytest.mark.parametrize(
