@@ -16,6 +16,7 @@ from qvae.errors import UsageError
 from qvae.reports.latent_walks import interpolate, manifold, traverse
 from qvae.reports.sheets import ANIMATED, code_maps, save_frames, scatter, sheet
 from qvae.runs.loading import Run, open_run_data
+from qvae.runs.representations import require_untold
 from qvae.runs.sampling import sample_run
 from qvae.types import Batch
 
@@ -48,7 +49,8 @@ def plot_run(
         path: file to write; its suffix says whether the picture moves.
         num: rows, or samples, >= 1.
         data: other data than the run's own.
-        column: labels for scatter; None is the data's first category, if it has one.
+        column: labels for scatter; None is the data's first category, if it has one that the
+            encoder is not told.
         seed: of which samples, and of what is drawn, >= 0.
 
     Returns:
@@ -106,8 +108,22 @@ def draw(
         return [sheet(manifold(run.model, side=20))]
     source = open_run_data(run, data)
     if kind == "scatter":
-        return [_scatter(run.model, source, column)]
+        return [_scatter(run.model, source, _label_column(run, source, column))]
     return _BY_SAMPLES[kind](run.model, source, num, seed, is_film)
+
+
+def _label_column(run: Run, data: DataModule, column: str | None) -> str | None:
+    """Return what colours a scatter: the column asked for, else the first category.
+
+    A column that the encoder is told is refused, or passed over: its colours would part codes
+    that never looked at the data.
+    """
+    if column is not None:
+        require_untold(run, column)
+        return column
+    if isinstance(run.model, Autoencoder) and run.model.conditioner is not None:
+        return None  # what it is told is all that the data names
+    return next((item.name for item in data.spec.conditions if item.kind == "category"), None)
 
 
 def _some(model: Autoencoder, data: DataModule, num: int, seed: int) -> Batch:
@@ -200,9 +216,7 @@ def _scatter(
         points = points @ axes.T
     if points.shape[1] < 2:
         points = np.hstack([points, np.zeros_like(points)])
-    categories = [item.name for item in data.spec.conditions if item.kind == "category"]
-    name = column if column is not None else next(iter(categories), None)
-    labels = None if name is None else data.column(name, "test")[:num]
+    labels = None if column is None else data.column(column, "test")[:num]
     return scatter(points, labels)
 
 
