@@ -20,6 +20,8 @@ class Likelihood(nn.Module, ABC):
 
     is_discrete: ClassVar[bool]
     """True if ``nll`` is a probability of discrete values: only then do bits/dim mean something."""
+    takes_unit: ClassVar[bool] = False
+    """True if data must lie in [0, 1]; else any real number is allowed."""
     levels: int | None = None
     """Values that one number can take, ``k / (levels - 1)``; None for real numbers."""
 
