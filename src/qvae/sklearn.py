@@ -286,7 +286,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _check_whole(name: str, value: Any, *, can_be_none: bool = False) -> None:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
     if not is_whole and not (can_be_none and value is None):
         rest = ", or None" if can_be_none else ""
         raise ValueError(f"{name}={value!r}: must be a whole number >= 1{rest}")
