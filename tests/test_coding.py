@@ -17,7 +17,8 @@ from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.priors.base import build_prior
 from qvae.runs.bits import total_bits
-from qvae.runs.loading import open_run
+from qvae.runs.loading import Run, open_run
+from qvae.runs.scores import evaluate_run
 from qvae.tokenizer import Tokenizer
 from qvae.types import Batch, Condition, DataSpec
 from test_prior_contract import COND, make, random_tokens
@@ -168,6 +169,41 @@ def test_score_prints_a_line_a_file(run, tmp_path, capsys):
     )
     code, _, err = call(capsys, "score", run, picture, "--cond", "lable=a")
     assert code == 2 and "did you mean 'label'" in err
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "likelihood", "levels", "unit"),
+    [
+        ("gaussian", {"name": "bernoulli"}, 2, "bits/dim"),
+        ("identity", {"name": "bernoulli"}, 2, "nats/dim, no rate"),
+        ("identity", {"name": "gaussian", "sigma": "optimal"}, 2, "nats/dim, profile"),
+        ("gaussian", {"name": "gaussian", "sigma": "optimal"}, 256, "nats/dim, profile"),
+        ("gaussian", {"name": "gaussian", "sigma": 0.1}, 256, "nats/dim, a density"),
+        ("gaussian", {"name": "categorical"}, 256, "bits/dim"),
+        ("gaussian", {"name": "bernoulli"}, 256, "nats/dim, of other levels"),
+    ],
+)
+def test_a_score_is_called_bits_only_where_it_bounds_them(
+    tmp_path, capsys, bottleneck, likelihood, levels, unit
+):
+    parts = {
+        "encoder": {"name": "mlp", "hidden": [8]},
+        "bottleneck": {"name": bottleneck, "dim": 3},
+        "decoder": {"name": "mlp", "hidden": [8]},
+        "likelihood": likelihood,
+    }
+    model = build_autoencoder(parts, DataSpec(shape=(1, 8, 8), levels=levels)).eval()
+    save_model(model, tmp_path / "run")
+    pixels = 255 * np.random.default_rng(0).integers(0, 2, (30, 8, 8), dtype=np.uint8)
+    Image.fromarray(pixels[0]).save(tmp_path / "x.png")
+    row = json.loads(call(capsys, "score", tmp_path / "run", tmp_path / "x.png")[1])
+    scale = 64 * (math.log(2) if unit == "bits/dim" else 1)
+    assert row["unit"] == unit and row["score"] == pytest.approx(row["nats"] / scale)
+    np.save(tmp_path / "x.npy", pixels > 0 if levels == 2 else pixels)
+    run = Run(path=tmp_path, model=model, tokenizer=None, recipe=None)
+    scores = evaluate_run(run, Images(tmp_path / "x.npy"))
+    assert ("bits_per_dim" in scores) == (unit == "bits/dim"), "qvae eval calls the same things so"
+    assert ("profile" in scores["nll"]["unit"]) == ("profile" in unit)
 
 
 def test_inpaint_draws_the_region_and_keeps_the_rest(run, tmp_path, capsys):

@@ -11,7 +11,8 @@ from PIL import Image
 from qvae.cli.main import main
 from qvae.errors import UsageError
 from qvae.reports import reproduce
-from qvae.reports.disentanglement import PROTOCOLS
+from qvae.reports.beta_vae import _one_protocol
+from qvae.reports.disentanglement import PROTOCOLS, PUBLISHED
 from qvae.reports.reproduce import Findings, Published, Row, Study, reproduce_paper, table
 from qvae.runs import likelihood
 
@@ -214,3 +215,23 @@ def test_a_value_that_training_never_saw_is_refused_at_sampling(tmp_path, capsys
     error = capsys.readouterr().err
     assert "label" in error and "7" in error and "0, 1, 2" in error
     assert not (tmp_path / "p").exists()
+
+
+def test_baselines_and_beta_vae_are_asked_of_one_protocol():
+    """Near baselines under one protocol and a high beta-VAE under another are no reproduction."""
+    names = ("raw pixels", "PCA", "ICA", "untrained")
+    first, second, *others = PROTOCOLS
+    published = {name: value for name, (value, _) in PUBLISHED.items()}
+    scores = {name: dict.fromkeys(PROTOCOLS, published[name] + 30) for name in names}
+    scores["beta-VAE"] = dict.fromkeys(PROTOCOLS, 50.0)
+    for name in names:  # the first has the baselines, the second the beta-VAE
+        scores[name][first] = published[name] - 4.9
+        scores[name][second] = published[name] + 5.1
+    scores["beta-VAE"][second] = 99.9
+    claim, is_met = _one_protocol(scores, published)
+    assert not is_met
+    assert f"none; the nearest is {second!r}, raw pixels +5.10, PCA +5.10" in claim
+    scores["beta-VAE"][first] = 99.2
+    claim, is_met = _one_protocol(scores, published)
+    assert is_met and f"it is {first!r}, raw pixels -4.90" in claim and "beta-VAE 99.20" in claim
+    assert not set(others) & set(claim.split("'"))

@@ -253,7 +253,7 @@ def _require_density(model: Any) -> Gaussian:
     if not isinstance(model, Autoencoder) or not isinstance(model.bottleneck, Gaussian):
         part = type(getattr(model, "bottleneck", model)).__name__
         raise UsageError(f"likelihood: {part} has no density over z; needs a gaussian bottleneck")
-    if getattr(model.likelihood, "sigma", None) == "optimal":
+    if model.likelihood.is_profile:
         raise UsageError(
             "likelihood: sigma=optimal has seen x, so its nll is no density; train with a number "
             "or learned"

@@ -25,10 +25,14 @@ from qvae.runs.tokens import batches_of
 from qvae.tokenizer import Tokenizer
 from qvae.types import DataSpec
 
-__all__ = ["InPaint", "count_codes", "sample_latents", "sample_run"]
+__all__ = ["InPaint", "cond_rows", "count_codes", "sample_latents", "sample_run"]
 
 _BATCH = 256
 _COUNTED = 4096
+_NEVER_HIDDEN = (
+    "; training an autoencoder hides no condition, so unless its data lacked values, "
+    "this model never saw that input"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ def sample_run(
         UsageError: an unknown condition or value, or a model that cannot be sampled.
         DataError: the sample to in-paint cannot be read.
     """
-    rows = _cond_rows(run, num, cond or {}, tell)
+    rows = cond_rows(run, num, cond or {}, tell)
     options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
     options |= _kept(run, inpaint, rows)
     if isinstance(run.model, Prior):
@@ -88,10 +92,17 @@ def sample_run(
     )
 
 
-def _cond_rows(
+def cond_rows(
     run: Run, num: int, cond: Mapping[str, str], tell: Callable[[str], None]
-) -> Tensor | None:
-    """Return the same row of raw numbers ``num`` times; None where there are no conditions."""
+) -> Float[Tensor, "B M"] | None:
+    """Return the same row of raw numbers ``num`` times; None where there are no conditions.
+
+    ``tell`` hears what is left untold. A prior learns that by hiding conditions; training an
+    autoencoder hides none, so it may be an input that the decoder never saw.
+
+    Raises:
+        UsageError: an unknown condition or value, or a model that hears none.
+    """
     listens = isinstance(run.model, Prior) or run.model.conditioner is not None
     if cond and not listens:
         raise UsageError(
@@ -101,7 +112,8 @@ def _cond_rows(
     row = torch.from_numpy(condition_row(run.conditions, cond, tell=tell))
     untold = [item.name for item in run.conditions if item.name not in cond]
     if untold and listens:
-        tell(f"not told: {', '.join(untold)}")
+        is_new = "" if isinstance(run.model, Prior) else _NEVER_HIDDEN
+        tell(f"not told: {', '.join(untold)}{is_new}")
     return row.expand(num, len(row)).to(run.device) if run.conditions else None
 
 
