@@ -326,6 +326,41 @@ def test_a_setting_that_means_nothing_is_refused(config, arguments, text):
         make(config).sample(2, **arguments)
 
 
+def test_guidance_needs_a_condition_and_a_null_that_was_trained(config):
+    with pytest.raises(ValueError, match="guidance=3.0: must be 1, .* has no conditions"):
+        make(config, conditions=()).sample(2, guidance=3.0)
+    assert len(make(config, conditions=()).sample(2, guidance=1.0)) == 2
+    if config["name"] in ("uniform", "unigram"):
+        return  # told or not, it is the same table
+    never = make({**config, "null_prob": 0.0})
+    with pytest.raises(ValueError, match="guidance=0.5: must be 1, .* null_prob=0"):
+        never.sample(3, COND, guidance=0.5)
+    assert len(never.sample(3, COND)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ([0.0, math.inf], "inf for 'label' in row 1, must be NaN or a whole number in 0..2"),
+        ([-math.inf, 0.0], "-inf for 'time' in row 1, must be NaN or finite"),
+        ([0.0, 7.0], "7 for 'label'"),
+        ([0.0, -1.0], "-1 for 'label'"),
+        ([math.nan, 0.5], "0.5 for 'label'"),
+    ],
+    ids=str,
+)
+def test_a_condition_that_means_nothing_is_refused(config, row, text):
+    prior = make(config)
+    cond = torch.tensor([[4.0, 0.0], row, [math.nan, math.nan]])
+    tokens = random_tokens(prior, 3)
+    with pytest.raises(ValueError, match=text):
+        prior.sample(3, cond)
+    with pytest.raises(ValueError, match=text):
+        prior.nll(tokens, cond)
+    with pytest.raises(ValueError, match=text):
+        prior(Batch(x=tokens, cond=cond))
+
+
 def test_shapes_are_checked(config):
     prior = make(config)
     with pytest.raises(ValueError, match=r"needs \[B, 12\]"):

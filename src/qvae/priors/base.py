@@ -20,8 +20,9 @@ from qvae.errors import UsageError
 from qvae.priors.digits import to_digits, token_ranges
 from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
 from qvae.priors.scoring import log_probs_loss, pick_log_probs, row_sums
+from qvae.priors.told import check_guidance, told_rows
 from qvae.registry import did_you_mean, resolve
-from qvae.types import Batch, Condition, Loss, cond_width
+from qvae.types import Batch, Condition, Loss
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
 
@@ -46,6 +47,8 @@ class Prior(nn.Module, ABC):
 
     config: dict[str, Any]
     """How :func:`build_prior` made this; empty when built by hand."""
+    null_prob: float = 0.0
+    """Share of training rows that were told nothing; guidance needs some."""
     low: Int[Tensor, " N"]
     high: Int[Tensor, " N"]
 
@@ -150,7 +153,8 @@ class Prior(nn.Module, ABC):
             top_k: keep the k most probable digits; >= 1.
             top_p: keep the fewest digits that hold this probability; in (0, 1].
             min_p: keep the digits at least this share as probable as the best; in (0, 1].
-            guidance: g in ``null + g * (told - null)`` of the logits; 1 is plain sampling.
+            guidance: g in ``null + g * (told - null)`` of the logits; 1 is plain sampling, and
+                all that there is without conditions or with ``null_prob`` = 0.
             seed: sample i depends on (seed, i) alone; a sequence gives each sample its own
                 seed, and sample i is then what ``sample(1, seed=seed[i])`` draws.
             generator: draws the seed, when given.
@@ -169,6 +173,7 @@ class Prior(nn.Module, ABC):
         sampler = Sampler(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, guidance=guidance
         )
+        check_guidance(guidance, conditions=self.conditions, null_prob=self.null_prob)
         rows = self.check_cond(cond, num)
         digits, is_fixed = fixed_tokens(
             num, self.low, self.high, known=known, keep=keep, lengths=lengths
@@ -233,19 +238,9 @@ class Prior(nn.Module, ABC):
         """Return float32 conditions on the prior's device; None is all NaN.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or a number that stands for nothing.
         """
-        width = cond_width(self.conditions)
-        if cond is None:
-            return torch.full((num, width), math.nan, device=self.device)
-        rows = torch.as_tensor(cond, dtype=torch.float32, device=self.device)
-        rows = rows[None] if rows.ndim == 1 else rows
-        if rows.ndim != 2 or rows.shape[1] != width or rows.shape[0] not in (1, num):
-            raise ValueError(
-                f"cond of shape {tuple(cond.shape)}: needs [{num}, {width}],"
-                f" the raw numbers of {[c.name for c in self.conditions]}"
-            )
-        return rows.expand(num, width)
+        return told_rows(cond, num, self.conditions, device=self.device)
 
 
 _FROM_TOKENS = ("vocab_size", "num_tokens", "conditions", "codebook_sizes", "grid", "tokens")
