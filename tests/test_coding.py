@@ -101,11 +101,56 @@ def test_damage_is_named():
         (b"PNG" + data, "starts with b'PN'"),
         (data[:2] + b"\x09" + data[3:], "format version 9"),
         (data[:10], "cut off"),
-        (data[:-1] + bytes([data[-1] ^ 255]), "checksum"),
-        (data[:-4], "checksum"),
+        (data[:4] + b"\xff" * 9 + data[4:], "no end"),
+        (data[:-1] + bytes([data[-1] ^ 255]), "damaged"),
+        (data[:-4], "damaged"),
+        (data + b"junk", "payload are not"),
+        (data + b"\0", "payload are not"),
     ]:
         with pytest.raises(FormatError, match=text):
             decompress(broken, tokenizer=tokenizer, prior=prior)
+
+
+def test_whatever_byte_is_changed_the_file_is_refused():
+    tokenizer = make_tokenizer(conditions=())
+    prior = uniform_prior(tokenizer)
+    data = compress(torch.rand(1, 16, 16), tokenizer=tokenizer, prior=prior).data
+    for at in range(len(data)):
+        broken = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
+        if at in (7, 8):  # the quality is a remark
+            assert decompress(broken, tokenizer=tokenizer, prior=prior).data == broken
+            continue
+        with pytest.raises(FormatError):
+            decompress(broken, tokenizer=tokenizer, prior=prior)
+
+
+def test_a_payload_is_the_code_of_its_tokens_or_refused():
+    """Mostly 0xFF is what the library itself chokes on; no other error may come out."""
+    prior = make({"name": "uniform"}, (5, 3), 12)
+    rng = np.random.default_rng(0)
+    messages = set()
+    for _ in range(300):
+        size = int(rng.integers(1, 9))
+        payload = bytes(np.where(rng.random(size) < 0.9, 255, rng.integers(0, 256, size)).tolist())
+        try:
+            tokens = decode_tokens(prior, payload)
+        except FormatError as error:
+            messages.add(str(error).split()[0])
+        else:
+            assert encode_tokens(prior, tokens) == payload
+    assert "no" in messages and len(messages) > 1, "both ways of being no code"
+
+
+def test_conditions_of_a_damaged_header_are_refused():
+    tokenizer = make_tokenizer()
+    prior = prior_of(tokenizer)
+    found = compress(
+        torch.rand(1, 16, 16), tokenizer=tokenizer, prior=prior, cond=torch.tensor([1.0])
+    )
+    at = len(found.data) - found.payload - 4
+    broken = found.data[:at] + np.float32(7).tobytes() + found.data[at + 4 :]
+    with pytest.raises(FormatError, match="conditions of the header: .*label"):
+        decompress(broken, tokenizer=tokenizer, prior=prior)
 
 
 def test_other_codecs_are_at_least_as_good_and_as_small_as_can_be():
