@@ -198,6 +198,28 @@ def test_a_draw_says_how_far_it_is(prior):
     assert max(done for done, _ in seen) == prior.num_tokens
 
 
+def test_a_draw_hands_out_its_tokens_as_they_are_decided(prior):
+    """More and more tokens, which stay what they are: those of the sample in the end."""
+    seen = []
+    keep = torch.arange(prior.num_tokens) == 1
+    known = (prior.high - 1).clone()
+    found = prior.sample(
+        3, COND, seed=5, known=known, keep=keep, on_tokens=lambda *step: seen.append(step)
+    )
+    assert torch.equal(found, prior.sample(3, COND, seed=5, known=known, keep=keep))
+    before = keep.expand(3, -1)
+    for rows, tokens, is_decided in seen:
+        assert rows.tolist() == [0, 1, 2] and not tokens.is_inference()
+        assert torch.equal(tokens[is_decided], found[is_decided])
+        assert torch.equal(tokens[~is_decided], prior.low.expand(3, -1)[~is_decided])
+        assert (is_decided | ~before).all() and is_decided.any(1).all()
+        before = is_decided
+    assert before.all() and len({int(step[2].sum()) for step in seen}) > 1
+    many = []
+    prior.sample(300, on_tokens=lambda rows, *_: many.append(rows))
+    assert sorted(set(torch.cat(many).tolist())) == list(range(300))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -15,8 +15,9 @@ class GrammarProcessor:
 
     Every row of a batch is at its own place, found from its ids alone, so rows may be left-padded
     and beams may be reordered. A row that is one id longer than a row of the call before was
-    generated; every other one is a prompt, and is checked. In text, text and ``begin`` pass; a prompt that ends with ``begin``
-    asks for an image. Give ``max_new_tokens`` room for the whole span.
+    generated; every other one is a prompt, and is checked. In text, text and ``begin`` pass; a
+    prompt that ends with ``begin`` asks for an image. Give ``max_new_tokens`` room for the whole
+    span.
 
     Args:
         vocabulary: of the model.

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
@@ -20,7 +19,7 @@ from qvae.priors.unigram import Unigram
 from qvae.runs.files import read_sample
 from qvae.runs.inpainting import keep_tokens, region_mask
 from qvae.runs.loading import Run, open_run_data, told_row
-from qvae.runs.tokens import batches_of
+from qvae.runs.tokens import batches_of, token_bar
 from qvae.tokenizer import Tokenizer
 from qvae.types import DataSpec
 
@@ -107,12 +106,7 @@ def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, T
 def _by_prior(
     prior: Prior, tokenizer: Tokenizer, num: int, cond: Tensor | None, **options: Any
 ) -> Tensor:
-    with tqdm(desc="sample", unit="token", disable=None, dynamic_ncols=True) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with token_bar("sample") as report:
         tokens = prior.sample(num, cond, on_step=report, **options)
     return tokenizer.decode(tokens, cond).cpu()
 
