@@ -73,6 +73,12 @@ def encode_tokens(
     Raises:
         ValueError: a token out of range, none or too many.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> from qvae.priors.uniform import Uniform
+        >>> prior = Uniform(vocab_size=16, num_tokens=4)  # 4 tokens of 4 bits
+        >>> encode_tokens(prior, torch.tensor([3, 1, 4, 15])).hex()
+        '314f'
     """
     library = _library()
     encoder = library.stream.queue.RangeEncoder()
@@ -104,6 +110,12 @@ def decode_tokens(
         FormatError: bytes that are not the code of any tokens; bytes that are the code of others,
             such as those of another prior, give others.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> from qvae.priors.uniform import Uniform
+        >>> prior = Uniform(vocab_size=16, num_tokens=4)
+        >>> decode_tokens(prior, encode_tokens(prior, torch.tensor([3, 1, 4, 15]))).tolist()
+        [3, 1, 4, 15]
     """
     library = _library()
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
@@ -180,6 +192,18 @@ def decompress(data: bytes, *, tokenizer: Tokenizer, prior: Prior) -> Compressed
     Raises:
         FormatError: not such bytes, damaged ones, or of another tokenizer or prior.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> import qvae
+        >>> from qvae.autoencoder import build_autoencoder
+        >>> parts = {"encoder": {"name": "mlp"}, "bottleneck": {"name": "fsq", "levels": [8, 5]},
+        ...          "decoder": {"name": "mlp"}, "likelihood": {"name": "gaussian"}}
+        >>> spec = qvae.DataSpec(shape=(1, 8, 8))
+        >>> tokenizer = qvae.Tokenizer(build_autoencoder(parts, spec).eval())
+        >>> models = {"tokenizer": tokenizer, "prior": uniform_prior(tokenizer)}
+        >>> found = compress(torch.rand(1, 8, 8), **models)
+        >>> torch.equal(decompress(found.data, **models).tokens, found.tokens)
+        True
     """
     tokens, cond, quality, payload = _read(data, tokenizer, prior)
     recon = tokenizer.decode(tokens[None], None if cond is None else cond[None])[0]

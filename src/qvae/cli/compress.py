@@ -48,8 +48,8 @@ def run_compress(parser: Parser, words: Sequence[str]) -> Result:
         data["others"] = bytes_at_psnr((x * 255).round().byte().numpy(), found.psnr)
         for codec, row in data["others"].items():
             bytes_, quality = row["bytes"], "lossless" if row["psnr"] is None else row["psnr"]
-            told = "cannot reach this PSNR" if bytes_ is None else f"{bytes_} bytes, {quality}"
-            lines.append(f"  {codec:<5} {told}{' dB' if row['psnr'] is not None else ''}")
+            reached = "cannot reach this PSNR" if bytes_ is None else f"{bytes_} bytes, {quality}"
+            lines.append(f"  {codec:<5} {reached}{' dB' if row['psnr'] is not None else ''}")
     return Result(data=data, text="\n".join(lines))
 
 

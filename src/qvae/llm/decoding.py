@@ -174,6 +174,14 @@ def draw_codes(
     Raises:
         UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
         ValueError: a setting of the sampler out of range.
+
+    Example:
+        >>> from qvae.llm.vocabulary import Vocabulary
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
+        >>> model = Llama(words, features=torch.zeros(9, 3), num_layers=1, dim=8, num_heads=2,
+        ...               hidden_dim=8).eval()
+        >>> draw_codes(model, [[1, 2, words.begin], [words.begin]]).shape
+        (2, 2)
     """
     filters: dict[str, Any] = {
         "temperature": temperature,
