@@ -128,7 +128,7 @@ def fit_unigram(
         >>> facts = {"grid": (2,), "codebook_sizes": (4,), "tokenizer_hash": ""}
         >>> write_tokens(folder, {"train": (torch.tensor([[0, 3]] * 100), None)}, **facts)
         >>> prior = fit_unigram(TokenData(folder).train(), codebook_sizes=(4,), num_tokens=2)
-        >>> prior.sample(1, temperature=0).tolist()
+        >>> prior.sample(1, temperature=0.0).tolist()
         [[0, 3]]
     """
     options = {"is_per_position": is_per_position, "smoothing": smoothing}
