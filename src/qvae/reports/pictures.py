@@ -13,9 +13,9 @@ from qvae.data.base import DataModule
 from qvae.errors import UsageError
 from qvae.reports.latent_walks import interpolate, manifold, traverse
 from qvae.reports.sheets import code_maps, scatter, sheet
-from qvae.runs.loading import Run
+from qvae.runs.loading import Run, told_row
 from qvae.runs.representations import require_untold
-from qvae.runs.sampling import cond_rows, sample_run
+from qvae.runs.sampling import sample_run
 from qvae.types import Batch
 
 __all__ = ["FILMS", "KINDS", "USES", "draw"]
@@ -67,7 +67,8 @@ def draw(
             f"{run.path}: is the run of a prior; it has samples, its tokenizer the rest"
         )
     if kind == "manifold":
-        rows = cond_rows(run, 1, cond or {}, tell)
+        row = told_row(run, cond or {}, tell=tell)
+        rows = None if row is None else row[None]
         return [sheet(manifold(run.model, side=_SIDE, cond=rows))]
     if kind == "scatter":
         source = data()
