@@ -20,7 +20,7 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,7 @@ from qvae.types import Latent
 __all__ = [
     "Bottleneck",
     "Quantizer",
+    "require_codes",
     "require_finite",
     "require_not_negative",
     "require_positive",
@@ -65,6 +66,22 @@ def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
         raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
 
 
+def require_codes(codes: Int[Tensor, "*N K"], sizes: Sequence[int]) -> None:
+    """Raise ValueError for codes that are not one integer in range for each codebook."""
+    if codes.shape[-1] != len(sizes):
+        raise ValueError(
+            f"codes: last axis is {codes.shape[-1]}, must be {len(sizes)}, "
+            "one integer for each codebook"
+        )
+    if codes.is_floating_point():
+        raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
+    for k, size in enumerate(sizes):
+        wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
+        if wrong.any():
+            value = codes[..., k][wrong][0].item()
+            raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
+
+
 class Bottleneck(nn.Module, ABC):
     """Turn vectors into a :class:`~qvae.types.Latent`."""
 
@@ -95,6 +112,8 @@ class Quantizer(Bottleneck):
 
     codebook_sizes: tuple[int, ...]
     """Number of codes of each of the K codebooks."""
+    num_levels: int | None = None
+    """How many levels the codes have, coarse first, if any first few of them decode alone."""
 
     @abstractmethod
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
@@ -116,18 +135,7 @@ class Quantizer(Bottleneck):
 
     def check_codes(self, codes: Int[Tensor, "*N K"]) -> None:
         """Raise ValueError for codes that are not integers, or out of range."""
-        if codes.shape[-1] != len(self.codebook_sizes):
-            raise ValueError(
-                f"codes: last axis is {codes.shape[-1]}, must be {len(self.codebook_sizes)}, "
-                "one integer for each codebook"
-            )
-        if codes.is_floating_point():
-            raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
-        for k, size in enumerate(self.codebook_sizes):
-            wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
-            if wrong.any():
-                value = codes[..., k][wrong][0].item()
-                raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
+        require_codes(codes, self.codebook_sizes)
 
     def _latent(
         self,

@@ -45,7 +45,7 @@ class Projected(Wrapper):
         inner = build_inner(quantizer)
         self.quantizers = nn.ModuleList([inner])
         self.in_dim = self.out_dim = dim
-        self.codebook_sizes = inner.codebook_sizes
+        self.codebook_sizes, self.num_levels = inner.codebook_sizes, inner.num_levels
         self.down, self.up = nn.Linear(dim, inner.in_dim), nn.Linear(inner.out_dim, dim)
         nn.init.orthogonal_(self.down.weight)
         nn.init.orthogonal_(self.up.weight)
