@@ -301,6 +301,22 @@ def test_a_table_has_a_row_and_a_column(name, argument):
         make(name, **{argument: 0})
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_vectors_of_another_width_are_refused(name, training):
+    """A width of 1 would broadcast, a wider one be cut in silence."""
+    bottleneck = started(name).train(training)
+    before = {n: b.clone() for n, b in bottleneck.named_buffers()}  # what is staged, too
+    width = bottleneck.in_dim
+    entries = [bottleneck, bottleneck.mode]
+    entries += [bottleneck.encode] if name in QUANTIZERS else []
+    for wrong in {0, 1, width - 1, width + 1, 2 * width} - {width}:
+        for entry in entries:
+            with pytest.raises(ValueError, match=rf"z of shape \[2, 5, {wrong}\].*be {width}"):
+                entry(torch.zeros(2, 5, wrong))
+    assert same(before, dict(bottleneck.named_buffers()))
+
+
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_bad_codes_are_refused(name):
     quantizer = started(name).eval()

@@ -1,7 +1,8 @@
 """The contract of a bottleneck, and its laws.
 
 A bottleneck turns the encoder's vectors ``z_e [B, *G, in_dim]`` into a :class:`~qvae.types.Latent`
-with ``z [B, *G, out_dim]``. It holds no projection, no layout flag and no condition.
+with ``z [B, *G, out_dim]``. It holds no projection, no layout flag and no condition. It refuses
+vectors of another width: ``check_vectors`` comes first in all that takes ``z_e``.
 
 State changes only in ``after_step``. ``forward`` may count into staging buffers while training;
 the loop then calls ``after_step`` once for each optimizer step, after it found every number
@@ -37,6 +38,7 @@ __all__ = [
     "require_finite",
     "require_not_negative",
     "require_positive",
+    "require_width",
 ]
 
 _MOST_COUNTED = 2**20
@@ -54,6 +56,12 @@ def require_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value}: must be finite and not negative")
+
+
+def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:
+    """Raise ValueError for vectors of another width, which might broadcast to a wrong answer."""
+    if z_e.shape[-1:] != (in_dim,):
+        raise ValueError(f"{who}: z of shape {list(z_e.shape)}: its last axis must be {in_dim}")
 
 
 def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
@@ -100,6 +108,10 @@ class Bottleneck(nn.Module, ABC):
         """Return the most likely z: what ``forward`` returns, without its noise."""
         return self(z_e).z
 
+    def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
+        """Raise ValueError for vectors that are not ``in_dim`` wide; comes before anything else."""
+        require_width(z_e, self.in_dim, type(self).__name__)
+
     def after_step(self) -> None:
         """Commit what the forwards since the last step counted."""
 
@@ -132,6 +144,15 @@ class Quantizer(Bottleneck):
     def nats_per_cell(self) -> float:
         """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
         return sum(math.log(size) for size in self.codebook_sizes)
+
+    def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
+        """Raise ValueError for vectors of another width, and in eval mode for a NaN or infinity.
+
+        In training the loop refuses a step that is not finite.
+        """
+        super().check_vectors(z_e)
+        if not self.training:
+            require_finite(z_e, type(self).__name__)
 
     def check_codes(self, codes: Int[Tensor, "*N K"]) -> None:
         """Raise ValueError for codes that are not integers, or out of range."""

@@ -77,8 +77,7 @@ class PostHoc(Quantizer):
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the number of each coordinate's nearest value."""
         self._require_fitted()
-        if not self.training:
-            require_finite(z_e, "PostHoc")
+        self.check_vectors(z_e)
         values = self.values[self.active]
         bounds = ((values[:, :-1] + values[:, 1:]) / 2).contiguous()
         mean = z_e.detach().float()[..., self.active].reshape(-1, len(self.active))

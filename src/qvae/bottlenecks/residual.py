@@ -81,6 +81,7 @@ class Residual(Wrapper):
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise level by level."""
+        self.check_vectors(z_e)
         every = torch.ones(z_e.shape[:-1], dtype=torch.bool, device=z_e.device)
         used = self._num_used(len(z_e), z_e.device).view(-1, *[1] * (z_e.ndim - 2))
         rest = z_e.float()
@@ -111,6 +112,7 @@ class Residual(Wrapper):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the codes of all levels, the coarse one first."""
+        self.check_vectors(z_e)
         rest, codes = z_e.float(), []
         for level, quantizer in enumerate(self._inner):
             found = quantizer.encode(rest * self._scale(level))
