@@ -67,9 +67,13 @@ def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:
 def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
     """Raise ValueError with the position of the first NaN or infinity.
 
-    The argmin of a row of NaN is a valid-looking code, so this comes before any search.
+    The argmin of a row of NaN is a valid-looking code, so this comes before any search. A compiled
+    graph does not branch on data: there it is a RuntimeError, without the position.
     """
-    if not torch.isfinite(z_e).all():
+    is_finite = torch.isfinite(z_e).all()
+    if torch.compiler.is_compiling():
+        torch._assert_async(is_finite, f"{who}: z holds a NaN or an infinity: must be finite")
+    elif not is_finite:
         position = torch.nonzero(~torch.isfinite(z_e))[0].tolist()
         raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
 
@@ -85,7 +89,10 @@ def require_codes(codes: Int[Tensor, "*N K"], sizes: Sequence[int]) -> None:
         raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
     for k, size in enumerate(sizes):
         wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
-        if wrong.any():
+        if torch.compiler.is_compiling():  # see require_finite
+            text = f"codes: one is out of range in codebook {k}: must be in 0..{size - 1}"
+            torch._assert_async(~wrong.any(), text)
+        elif wrong.any():
             value = codes[..., k][wrong][0].item()
             raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
 

@@ -97,10 +97,11 @@ class PostHoc(Quantizer):
         return z
 
     def _require_fitted(self) -> None:
-        if not self.is_fitted:
-            raise ValueError(
-                "posthoc: has no values yet; it is fitted to a trained VAE by qvae quantize RUN"
-            )
+        text = "posthoc: has no values yet; it is fitted to a trained VAE by qvae quantize RUN"
+        if torch.compiler.is_compiling():  # a compiled graph does not branch on data
+            torch._assert_async(self.is_fitted, text)
+        elif not self.is_fitted:
+            raise ValueError(text)
 
 
 def fit_posthoc(

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_not_negative, require_positive
-from qvae.bottlenecks.functional import in_backward
 from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import bit_entropy, unused_entropy
 
@@ -85,8 +84,8 @@ class SignQuantizer(Quantizer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return whitened vectors, their codes and corners; in training count, too."""
         self.check_vectors(z_e)
-        if self.training and not in_backward():
-            self.moments.stage((z_e if mask is None else z_e[mask]).reshape(-1, self.in_dim))
+        if self.training:
+            self.moments.stage(z_e, mask)
         w = self.moments.whiten(z_e)
         codes = self._signs(w)
         return w, codes, self._corners(codes)
