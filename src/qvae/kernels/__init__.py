@@ -14,9 +14,9 @@ def nearest(z: Float[Tensor, "N D"], codebook: Float[Tensor, "V D"]) -> Int[Tens
 
     Exact on every path: the answer is that of float64 distances, summed in the order of the
     coordinates, and ties go to the lowest index; docs/nearest.md has the proof. Half precision is
-    searched as the float32 numbers that it stands for, whatever autocast says, and float64 as it is,
-    whichever of the two has it. No N by V matrix is
-    made: memory is O(N + V * D + tile). There is no gradient.
+    searched as the float32 numbers that it stands for, whatever autocast says; float64 on either
+    side is searched as float64. No N by V matrix is made: memory is O(N + V * D + tile). There is
+    no gradient.
 
     A row or a code that is not finite gets some index in range; callers who must know look for it
     themselves.
