@@ -59,7 +59,13 @@ def require_not_negative(**values: float) -> None:
 
 
 def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:
-    """Raise ValueError for vectors of another width, which might broadcast to a wrong answer."""
+    """Raise ValueError for vectors of another width, which might broadcast to a wrong answer.
+
+    Example:
+        >>> require_width(torch.zeros(2, 1), 3, "FSQ")
+        Traceback (most recent call last):
+        ValueError: FSQ: z of shape [2, 1]: its last axis must be 3
+    """
     if z_e.shape[-1:] != (in_dim,):
         raise ValueError(f"{who}: z of shape {list(z_e.shape)}: its last axis must be {in_dim}")
 

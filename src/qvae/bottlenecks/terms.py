@@ -26,6 +26,10 @@ def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[
     """Return ``||z_e - sg(z_q)||^2`` of each vector, the pull of the encoder to its code.
 
     Paper: van den Oord et al. 2017, arXiv:1711.00937, equation 3, last term.
+
+    Example:
+        >>> commitment(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
+        [25.0]
     """
     return F.mse_loss(z_e.float(), z_q.detach().float(), reduction="none").sum(-1)
 
