@@ -173,5 +173,6 @@ class Gaussian(Bottleneck):
         self, z_e: Float[Tensor, "*N in_dim"]
     ) -> tuple[Float[Tensor, "*N out_dim"], Float[Tensor, "*N out_dim"]]:
         """Split into mean and clamped log variance, in float32."""
+        self.check_vectors(z_e)
         mean, log_var = z_e.float().chunk(2, dim=-1)
         return mean, log_var.clamp(-20.0, 20.0)

@@ -85,6 +85,7 @@ def decode_tokens(
     *,
     splits: tuple[str, ...] | None = None,
     most: int | None = None,
+    num_levels: int | None = None,
 ) -> dict[str, int]:
     """Write every sample's reconstruction to ``path/<split>/<index>.png``.
 
@@ -94,6 +95,7 @@ def decode_tokens(
         path: folder to write to.
         splits: which splits; None is all there are.
         most: samples of each split; None is all.
+        num_levels: read the first levels of a ``residual`` only; None is all.
 
     Returns:
         How many samples of each split were written.
@@ -107,7 +109,7 @@ def decode_tokens(
         split = getattr(tokens, name)()
         done = 0
         for batch in batches_of(split, label=f"decode {name}", most=most):
-            x = tokenizer.decode(batch.x, batch.cond)
+            x = tokenizer.decode(batch.x, batch.cond, num_levels=num_levels)
             for sample in [x] if batch.lengths is None else _cut(x, batch.lengths, tokens):
                 save_samples(sample, Path(path) / name, start=done)
                 done += len(sample)
