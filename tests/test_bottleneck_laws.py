@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import re
 
 import pytest
 import torch
@@ -23,6 +24,19 @@ from qvae.bottlenecks import soft
 from qvae.bottlenecks.base import Quantizer
 
 GRIDS = [(), (5,), (4, 3), (2, 3, 2)]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def everywhere(function):
+    """Run a law on every rank of grid and dtype of input; the law names its bottlenecks."""
+    for name, values in (("dtype", DTYPES), ("grid", GRIDS)):
+        function = pytest.mark.parametrize(name, values)(function)
+    return function
+
+
+def in_both_modes(function):
+    """Run a law in training and in evaluation."""
+    return pytest.mark.parametrize("training", [True, False])(function)
 
 
 def make(name, **changes):
@@ -71,9 +85,8 @@ def test_every_registered_bottleneck_has_a_case():
     assert sorted(n for n, is_quantizer in kinds.items() if is_quantizer) == sorted(QUANTIZERS)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("grid", GRIDS)
+@in_both_modes
+@everywhere
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_latent_has_the_contract_s_shapes(name, grid, dtype, training):
     bottleneck = started(name).train(training)
@@ -101,9 +114,8 @@ def test_latent_has_the_contract_s_shapes(name, grid, dtype, training):
         assert latent.codes is None
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("grid", GRIDS)
+@in_both_modes
+@everywhere
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_codes_decode_to_z_and_encode_gives_the_same_codes(name, grid, dtype, training):
     quantizer = started(name).train(training)
@@ -135,21 +147,23 @@ def test_eval_changes_no_buffer(name):
     assert same(before, after)
 
 
+@in_both_modes
+@everywhere
 @pytest.mark.parametrize("name", QUANTIZERS)
-def test_a_sample_does_not_depend_on_its_batch(name):
-    quantizer = started(name).eval()
-    z_e = torch.randn(8, 4, quantizer.in_dim)
-    alone = torch.cat([quantizer(row[None]).codes for row in z_e])
-    assert torch.equal(alone, quantizer(z_e).codes)
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-def test_loss_of_a_sample_does_not_depend_on_the_batch_size(name):
-    quantizer = started(name).eval()
-    z_e = torch.randn(8, 4, quantizer.in_dim)
-    whole, alone = quantizer(z_e), quantizer(z_e[:1])
-    assert torch.allclose(whole.penalty[:1], alone.penalty)
-    assert torch.allclose(whole.rate[:1], alone.rate)
+def test_a_sample_does_not_depend_on_its_batch(name, grid, dtype, training):
+    """In training a loss may speak of the batch, and a draw follows the generator; codes do not."""
+    quantizer = started(name).train(training)
+    z_e = torch.randn(2, *grid, quantizer.in_dim).to(dtype)
+    if training and name in STOCHASTIC:
+        return
+    whole = quantizer(z_e)
+    alone = [quantizer(row[None]) for row in z_e]
+    assert torch.equal(torch.cat([latent.codes for latent in alone]), whole.codes)
+    assert torch.equal(torch.cat([latent.z for latent in alone]), whole.z)
+    assert torch.allclose(torch.cat([latent.rate for latent in alone]), whole.rate)
+    if not training:
+        penalty = torch.cat([latent.penalty for latent in alone])
+        assert torch.allclose(penalty, whole.penalty, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", STRAIGHT_THROUGH)
@@ -162,24 +176,26 @@ def test_straight_through_gradient_is_exactly_one(name):
     assert torch.equal(z_e.grad, as_input(quantizer, torch.ones_like(z)))
 
 
+@in_both_modes
+@everywhere
 @pytest.mark.parametrize("name", BOTTLENECKS)
-def test_masked_positions_touch_nothing(name):
-    bottleneck = started(name)
-    z_e = torch.randn(6, 4, bottleneck.in_dim)
-    mask = torch.rand(6, 4) < 0.5
+def test_masked_positions_touch_nothing(name, grid, dtype, training):
+    z_e = torch.randn(6, *grid, started(name).in_dim).to(dtype)
+    mask = torch.rand(6, *grid) < 0.5
     changed = torch.where(mask[..., None], z_e, z_e + 100)
-    torch.manual_seed(3)
-    first = bottleneck(z_e, mask)
-    bottleneck.after_step()
-    state_first = state(bottleneck)
-    bottleneck = started(name)
-    torch.manual_seed(3)
-    second = bottleneck(changed, mask)
-    bottleneck.after_step()
+
+    def run(z_e):
+        bottleneck = started(name).train(training)
+        torch.manual_seed(3)
+        latent = bottleneck(z_e, mask)
+        bottleneck.after_step()
+        return latent, state(bottleneck)
+
+    (first, state_first), (second, state_second) = run(z_e), run(changed)
     assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
     assert torch.equal(first.z[mask], second.z[mask])
     assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
-    assert same(state_first, state(bottleneck))
+    assert same(state_first, state_second)
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
@@ -207,13 +223,14 @@ def test_distances_are_float32_under_autocast_and_for_bfloat16_input(name):
         assert torch.equal(quantizer(z_e).codes, expected)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@everywhere
 @pytest.mark.parametrize("name", QUANTIZERS)
-def test_one_bad_latent_changes_no_codebook_entry_and_is_named_in_eval(name, value):
+def test_one_bad_latent_changes_no_codebook_entry_and_is_named_in_eval(name, grid, dtype):
     quantizer = started(name)
-    clean = torch.randn(6, 4, quantizer.in_dim)
-    bad = clean.clone()
-    bad[2, 1, 0] = value
+    bad = torch.randn(6, *grid, quantizer.in_dim).to(dtype)
+    position = [2, *[size - 1 for size in grid], 0]
+    value = (math.nan, math.inf, -math.inf, math.nan)[len(grid)]
+    bad[tuple(position)] = value
     quantizer(bad)
     quantizer.after_step()
     assert all(torch.isfinite(tensor.float()).all() for tensor in state(quantizer).values())
@@ -221,7 +238,7 @@ def test_one_bad_latent_changes_no_codebook_entry_and_is_named_in_eval(name, val
     quantizer(bad)
     quantizer.discard_step()
     assert same(before, state(quantizer))
-    with pytest.raises(ValueError, match=r"z\[\[2, 1, 0\]\]"):
+    with pytest.raises(ValueError, match=re.escape(f"z[{position}] is {value}")):
         quantizer.eval()(bad)
 
 
@@ -299,6 +316,22 @@ def test_bad_arguments_are_refused_with_name_and_value(name, changes, rule):
 def test_a_table_has_a_row_and_a_column(name, argument):
     with pytest.raises(ValueError, match=f"{argument}=0: must be at least 1"):
         make(name, **{argument: 0})
+
+
+@in_both_modes
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_vectors_of_another_width_are_refused(name, training):
+    """A width of 1 would broadcast, a wider one be cut in silence."""
+    bottleneck = started(name).train(training)
+    before = {n: b.clone() for n, b in bottleneck.named_buffers()}  # what is staged, too
+    width = bottleneck.in_dim
+    entries = [bottleneck, bottleneck.mode]
+    entries += [bottleneck.encode] if name in QUANTIZERS else []
+    for wrong in {0, 1, width - 1, width + 1, 2 * width} - {width}:
+        for entry in entries:
+            with pytest.raises(ValueError, match=rf"z of shape \[2, 5, {wrong}\].*be {width}"):
+                entry(torch.zeros(2, 5, wrong))
+    assert same(before, dict(bottleneck.named_buffers()))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -31,6 +31,29 @@ def test_each_level_takes_off_error():
     assert torch.equal(z, quantizer.decode(codes))
 
 
+PAIR = {"name": "grouped", "num_groups": 2, "quantizer": {"name": "fsq", "levels": [4]}}
+INNER = [TABLE, {"name": "fsq", "levels": [4, 4]}, {"name": "lfq", "dim": 3}, PAIR]
+
+
+@pytest.mark.parametrize("growth", [1.0, 4.0])
+@pytest.mark.parametrize("inner", INNER, ids=lambda inner: inner["name"])
+def test_the_first_levels_decode_to_their_own_sum(inner, growth):
+    quantizer = Residual(num_quantizers=3, quantizer=inner, growth=growth)
+    quantizer = trained(quantizer, steps=4).eval()
+    latent = quantizer(torch.randn(2, 5, quantizer.in_dim))
+    each = len(quantizer.codebook_sizes) // 3
+    total = torch.zeros_like(latent.z)
+    for level, part in enumerate(latent.codes.split(each, dim=-1)):
+        total = total + quantizer.quantizers[level].decode(part) / growth**level
+        prefix = latent.codes[..., : (level + 1) * each]
+        assert torch.equal(quantizer.decode(prefix), total)
+    assert torch.equal(total, latent.z)
+    for num in {0, 3 * each + 1} | ({1} if each > 1 else set()):
+        codes = torch.zeros(2, num, dtype=torch.int64)
+        with pytest.raises(ValueError, match=f"last axis is {num}, must be {each} for each level"):
+            quantizer.decode(codes)
+
+
 @pytest.mark.parametrize("inner", ["vq", "simvq", "ibq", "diveq"])
 def test_every_level_gets_gradient(inner):
     """Peers detach too much, and only the first level learns or commits the encoder."""

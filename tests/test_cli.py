@@ -541,6 +541,23 @@ def test_encode_and_decode(work, call):
     assert code == 0, errors
     assert json.loads(out)["splits"] == {"train": 2, "valid": 2, "test": 2}
     assert (work / "out/d/test/000001.png").is_file()
+    code, _, errors = call("decode", "runs/ae", "tokens", "-o", "out/l", "--levels", "1")
+    assert code == 2 and "FSQ has none, only residual has levels" in errors and one_sentence(errors)
+    assert not (work / "out/l").exists()
+
+
+def test_decode_the_first_levels_of_a_residual(work, call):
+    inner = ["quantizer", "fsq", "--bottleneck.quantizer.levels", "[4, 4]"]
+    words = ["--bottleneck", "residual", f"--bottleneck.{inner[0]}", *inner[1:]]
+    call("train", "ae.yaml", "--data", "images", "--run", "runs/residual", *words)
+    call("encode", "runs/residual", "-o", "out/residual_tokens")
+    for num in ("1", "4", "5"):
+        words = ["decode", "runs/residual", "out/residual_tokens", "-n", "1", "--levels", num]
+        code, _, errors = call(*words, "-o", f"out/levels_{num}")
+        assert code == (2 if num == "5" else 0), errors
+    assert "num_levels=5: must be in 1..4" in errors and one_sentence(errors)
+    first, every = ((work / f"out/levels_{n}/test/000000.png").read_bytes() for n in (1, 4))
+    assert first != every
 
 
 def test_encode_other_data(work, call):

@@ -17,7 +17,9 @@ from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.priors.base import build_prior
 from qvae.runs.bits import total_bits
-from qvae.runs.loading import open_run
+from qvae.runs.files import decompress_file
+from qvae.runs.loading import Run, open_run
+from qvae.runs.scores import evaluate_run
 from qvae.tokenizer import Tokenizer
 from qvae.types import Batch, Condition, DataSpec
 from test_prior_contract import COND, make, random_tokens
@@ -100,11 +102,56 @@ def test_damage_is_named():
         (b"PNG" + data, "starts with b'PN'"),
         (data[:2] + b"\x09" + data[3:], "format version 9"),
         (data[:10], "cut off"),
-        (data[:-1] + bytes([data[-1] ^ 255]), "checksum"),
-        (data[:-4], "checksum"),
+        (data[:4] + b"\xff" * 9 + data[4:], "no end"),
+        (data[:-1] + bytes([data[-1] ^ 255]), "damaged"),
+        (data[:-4], "damaged"),
+        (data + b"junk", "payload are not"),
+        (data + b"\0", "payload are not"),
     ]:
         with pytest.raises(FormatError, match=text):
             decompress(broken, tokenizer=tokenizer, prior=prior)
+
+
+def test_whatever_byte_is_changed_the_file_is_refused():
+    tokenizer = make_tokenizer(conditions=())
+    prior = uniform_prior(tokenizer)
+    data = compress(torch.rand(1, 16, 16), tokenizer=tokenizer, prior=prior).data
+    for at in range(len(data)):
+        broken = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
+        if at in (7, 8):  # the quality is a remark
+            assert decompress(broken, tokenizer=tokenizer, prior=prior).data == broken
+            continue
+        with pytest.raises(FormatError):
+            decompress(broken, tokenizer=tokenizer, prior=prior)
+
+
+def test_a_payload_is_the_code_of_its_tokens_or_refused():
+    """Mostly 0xFF is what the library itself chokes on; no other error may come out."""
+    prior = make({"name": "uniform"}, (5, 3), 12)
+    rng = np.random.default_rng(0)
+    messages = set()
+    for _ in range(300):
+        size = int(rng.integers(1, 9))
+        payload = bytes(np.where(rng.random(size) < 0.9, 255, rng.integers(0, 256, size)).tolist())
+        try:
+            tokens = decode_tokens(prior, payload)
+        except FormatError as error:
+            messages.add(str(error).split()[0])
+        else:
+            assert encode_tokens(prior, tokens) == payload
+    assert "no" in messages and len(messages) > 1, "both ways of being no code"
+
+
+def test_conditions_of_a_damaged_header_are_refused():
+    tokenizer = make_tokenizer()
+    prior = prior_of(tokenizer)
+    found = compress(
+        torch.rand(1, 16, 16), tokenizer=tokenizer, prior=prior, cond=torch.tensor([1.0])
+    )
+    at = len(found.data) - found.payload - 4
+    broken = found.data[:at] + np.float32(7).tobytes() + found.data[at + 4 :]
+    with pytest.raises(FormatError, match="conditions of the header: .*label"):
+        decompress(broken, tokenizer=tokenizer, prior=prior)
 
 
 def test_other_codecs_are_at_least_as_good_and_as_small_as_can_be():
@@ -155,6 +202,57 @@ def test_compress_and_decompress_on_the_command_line(run, tmp_path, capsys):
     assert call(capsys, "compress", run, picture, "-o", tmp_path)[0] == 2
 
 
+def test_what_compress_is_told_is_in_the_bytes(run, tmp_path, capsys):
+    picture, coded, back = tmp_path / "x.png", tmp_path / "x.qv", tmp_path / "back.png"
+    words = ["compress", run, picture, "-o", coded, "--json"]
+    code, out, err = call(capsys, *words)
+    silent = json.loads(out)
+    assert code == 0 and "not told: label" in err and silent["cond"] == {}
+    code, out, err = call(capsys, *words, "--cond", "label=b")
+    told = json.loads(out)
+    assert code == 0 and "not told" not in err and told["cond"] == {"label": "b"}
+    assert told["header_bytes"] == silent["header_bytes"] + 4
+    opened = open_run(run)
+    tokenizer, cond = opened.require_tokenizer(), torch.tensor([1.0])
+    x = torch.from_numpy(np.array(Image.open(picture))).float()[None] / 255
+    expected = compress(x, tokenizer=tokenizer, prior=opened.model, cond=cond)
+    assert coded.read_bytes() == expected.data
+    assert call(capsys, "decompress", run, coded, "-o", back)[0] == 0
+    shown = np.array(Image.open(back))
+    assert np.array_equal(shown, (expected.recon[0] * 255).round().byte().numpy())
+    code, _, err = call(capsys, *words, "--cond", "lable=b")
+    assert code == 2 and "did you mean 'label'" in err
+    first = ["compress", tmp_path / "first", picture, "-o", coded]
+    code, _, err = call(capsys, *first, "--cond", "label=b")
+    assert code == 2 and "hears no conditions" in err
+
+
+def test_a_conditional_tokenizer_compresses_what_it_is_told(tmp_path, capsys):
+    """A quantizer's run without a prior: encoder and decoder are told, and decompress knows."""
+    torch.manual_seed(0)
+    parts = {
+        "encoder": {"name": "conv"},
+        "bottleneck": {"name": "fsq", "levels": [5, 4]},
+        "decoder": {"name": "conv"},
+        "likelihood": {"name": "categorical"},
+        "conditional": True,
+    }
+    spec = DataSpec(shape=(1, 16, 16), conditions=(LABEL,), levels=256)
+    model = build_autoencoder(parts, spec).eval()
+    for parameter in model.decoder.parameters():
+        parameter.data.mul_(2)  # so that what is told shows
+    save_model(model, tmp_path / "run" / "model")
+    Image.fromarray(np.full((16, 16), 99, np.uint8)).save(tmp_path / "x.png")
+    words = ["compress", tmp_path / "run", tmp_path / "x.png", "-o", tmp_path / "x.qv"]
+    recons = []
+    for told in ([], ["--cond", "label=a"], ["--cond", "label=b"]):
+        code, _, err = call(capsys, *words, *told)
+        assert code == 0 and ("not told: label" in err) == (not told), err
+        recons.append(decompress_file(open_run(tmp_path / "run"), words[-1], tmp_path / "y.png"))
+    assert not torch.equal(recons[1].recon, recons[2].recon)
+    assert not torch.equal(recons[0].recon, recons[1].recon)
+
+
 def test_score_prints_a_line_a_file(run, tmp_path, capsys):
     picture = tmp_path / "x.png"
     code, out, err = call(capsys, "score", run, picture, picture, "--cond", "label=a")
@@ -168,6 +266,41 @@ def test_score_prints_a_line_a_file(run, tmp_path, capsys):
     )
     code, _, err = call(capsys, "score", run, picture, "--cond", "lable=a")
     assert code == 2 and "did you mean 'label'" in err
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "likelihood", "levels", "unit"),
+    [
+        ("gaussian", {"name": "bernoulli"}, 2, "bits/dim"),
+        ("identity", {"name": "bernoulli"}, 2, "nats/dim, no rate"),
+        ("identity", {"name": "gaussian", "sigma": "optimal"}, 2, "nats/dim, profile"),
+        ("gaussian", {"name": "gaussian", "sigma": "optimal"}, 256, "nats/dim, profile"),
+        ("gaussian", {"name": "gaussian", "sigma": 0.1}, 256, "nats/dim, a density"),
+        ("gaussian", {"name": "categorical"}, 256, "bits/dim"),
+        ("gaussian", {"name": "bernoulli"}, 256, "nats/dim, of other levels"),
+    ],
+)
+def test_a_score_is_called_bits_only_where_it_bounds_them(
+    tmp_path, capsys, bottleneck, likelihood, levels, unit
+):
+    parts = {
+        "encoder": {"name": "mlp", "hidden": [8]},
+        "bottleneck": {"name": bottleneck, "dim": 3},
+        "decoder": {"name": "mlp", "hidden": [8]},
+        "likelihood": likelihood,
+    }
+    model = build_autoencoder(parts, DataSpec(shape=(1, 8, 8), levels=levels)).eval()
+    save_model(model, tmp_path / "run")
+    pixels = 255 * np.random.default_rng(0).integers(0, 2, (30, 8, 8), dtype=np.uint8)
+    Image.fromarray(pixels[0]).save(tmp_path / "x.png")
+    row = json.loads(call(capsys, "score", tmp_path / "run", tmp_path / "x.png")[1])
+    scale = 64 * (math.log(2) if unit == "bits/dim" else 1)
+    assert row["unit"] == unit and row["score"] == pytest.approx(row["nats"] / scale)
+    np.save(tmp_path / "x.npy", pixels > 0 if levels == 2 else pixels)
+    run = Run(path=tmp_path, model=model, tokenizer=None, recipe=None)
+    scores = evaluate_run(run, Images(tmp_path / "x.npy"))
+    assert ("bits_per_dim" in scores) == (unit == "bits/dim"), "qvae eval calls the same things so"
+    assert ("profile" in scores["nll"]["unit"]) == ("profile" in unit)
 
 
 def test_inpaint_draws_the_region_and_keeps_the_rest(run, tmp_path, capsys):

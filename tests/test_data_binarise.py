@@ -40,7 +40,7 @@ def test_static_is_drawn_once_and_follows_from_its_seed(grey):
     assert set(one.train().batch(rows).x.unique().tolist()) == {0.0, 1.0}
 
 
-def test_dynamic_draws_training_anew_by_seed_and_step_and_the_rest_once(grey):
+def test_dynamic_draws_training_anew_by_seed_and_step(grey):
     data = Images(grey, binarise="dynamic")
     assert data.spec.levels == 2
     settings = TrainSettings(steps=40, batch_size=len(data.train()))
@@ -57,8 +57,22 @@ def test_dynamic_draws_training_anew_by_seed_and_step_and_the_rest_once(grey):
     mean = sum(sorted_batch(step) for step in range(40)) / 40
     source = Images(grey).train().batch(np.arange(len(data.train()))).x
     assert (mean - source).abs().mean() < 0.08
-    test = data.test()
-    assert test.batch(np.arange(1)).x.equal(test.batch(np.arange(1)).x)
+
+
+@pytest.mark.parametrize("way", ["static", "dynamic"])
+def test_what_is_scored_does_not_depend_on_the_batch_nor_on_how_training_is_drawn(grey, way):
+    data = Images(grey, binarise=way, binarise_seed=3)
+    static = Images(grey, binarise="static", binarise_seed=3)
+    data.use_conditions(())
+    for part in ("valid", "test"):
+        split = getattr(data, part)()
+        rows = np.arange(len(split))
+        whole = split.batch(rows).x
+        assert set(whole.unique().tolist()) == {0.0, 1.0}
+        assert whole.equal(getattr(static, part)().batch(rows).x)
+        assert whole.flip(0).equal(split.batch(rows[::-1]).x)
+        for row in rows:
+            assert split.batch(rows[row : row + 1]).x[0].equal(whole[row])
 
 
 def test_what_cannot_be_drawn_is_refused(grey, tmp_path):

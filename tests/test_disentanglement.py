@@ -81,6 +81,7 @@ def test_scores_on_tables_of_truth_and_noise(sample):
     good, bad = truth(rows), noise(rows)
     assert mig(good, classes) == pytest.approx(1, abs=0.01)
     assert sap(good, classes) == pytest.approx(1, abs=0.01)
+    assert 0.1 < sap(good, classes, scale="accuracy") < 0.7, "it does not reach 1"
     assert irs(good, classes) == 1.0
     for predictor in ("forest", "lasso"):
         found = dci(good[:400], classes[:400], predictor=predictor)

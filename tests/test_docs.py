@@ -4,6 +4,7 @@ Trees, tables and the benchmarks' figures are made from the code and from benchm
 After a change there, write them anew with ``python tests/test_docs.py``.
 """
 
+import json
 import re
 import shlex
 import tomllib
@@ -13,7 +14,8 @@ import yaml
 from PIL import Image
 
 from committed import ROOT, result
-from qvae import recipe_files
+from qvae import config, recipe_files
+from qvae.llm import Vocabulary, write_packed
 from qvae.reports.bench_figure import draw, fingerprint
 from tables import GENERATED, PACKAGE
 
@@ -121,6 +123,28 @@ def test_commands_that_documents_show_exist(path):
             recipe = plain[0]
             is_file = recipe.endswith(".yaml") or recipe.startswith("runs/") or recipe == "RECIPE"
             assert is_file or recipe.startswith("-") or recipe in recipes, f"no recipe {recipe}"
+
+
+def test_the_table_of_a_recipe_s_keys_is_complete():
+    text = (ROOT / "docs/file-formats.md").read_text(encoding="utf-8").split("## Recipe")[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))
+    assert list(rows) == ["extends", *config._TOP]
+    assert all(f"`{stage}`" in text.split("| key")[0] for stage in config._STAGES)
+    named = re.findall(r"`(\w+)`", rows["sample"])
+    assert named == list(config.load_recipe("token_prior", is_complete=False).sample)
+    named = re.findall(r"`(\w+)`", rows["model"])
+    assert named == list(config.load_recipe("vae", is_complete=False).model)
+
+
+def test_the_table_of_packed_rows_names_what_is_written(tmp_path):
+    words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
+    write_packed(tmp_path / "rows", {"train": [{"input_ids": [1, 2]}]}, words)
+    text = (ROOT / "docs/file-formats.md").read_text(encoding="utf-8")
+    text = text.split("## Rows of a language model")[1].split("\n## ")[0]
+    files = re.findall(r"^\| `([\w.]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(files) == sorted(path.name for path in (tmp_path / "rows").iterdir())
+    facts = json.loads((tmp_path / "rows/meta.json").read_text(encoding="utf-8"))
+    assert all(f"`{key}`" in text for key in [*facts, *facts["splits"]["train"]])
 
 
 def test_layers_in_the_architecture_are_those_that_are_checked():

@@ -211,11 +211,30 @@ def test_compiles_into_one_graph():
     [
         (torch.ones(2, 3), torch.ones(0, 3), "codebook"),
         (torch.ones(2, 0), torch.ones(4, 0), "codebook"),
+        (torch.ones(2, 3), torch.ones(4, 2), "z has rows of 3 numbers, the codebook 2"),
+        (torch.ones(3), torch.ones(4, 3), r"z of shape \(3,\): must have two axes"),
+        (torch.ones(2, 5, 3), torch.ones(4, 3), r"z of shape \(2, 5, 3\): must have two axes"),
+        (torch.ones(2, 3), torch.ones(3), r"codebook of shape \(3,\): must have two axes"),
+        (torch.ones(2, 3), torch.ones(()), r"codebook of shape \(\): must have two axes"),
     ],
 )
 def test_shapes_that_have_no_answer(z, codebook, message):
+    search = inspect.unwrap(kernels.nearest)  # the tests' own check of shapes would come first
     with pytest.raises(ValueError, match=message):
-        kernels.nearest(z, codebook)
+        search(z, codebook)
+
+
+@pytest.mark.parametrize("wide", ["z", "codebook", "both"])
+def test_float64_on_either_side_is_not_rounded(wide):
+    """Two codes that float32 cannot tell apart; the second is nearer, so a tie would be wrong."""
+    codebook = torch.tensor([[1.0], [1.0 + 1e-9]], dtype=torch.float64)
+    z = torch.tensor([[2.0]], dtype=torch.float64)
+    if wide == "z":  # a float64 vector between two codes of float32
+        z = torch.tensor([[1.5 + 1e-9]], dtype=torch.float64)
+        codebook = torch.tensor([[1.0], [2.0]])
+    elif wide == "codebook":
+        z = z.float()
+    assert kernels.nearest(z, codebook).tolist() == [1]
 
 
 @pytest.mark.parametrize("name", ["fastest", "Triton"])
@@ -238,6 +257,15 @@ def test_without_the_library_torch_searches_and_says_why_once(monkeypatch, caplo
         "nearest-code search: torch (the native library was not built)"
     ) == 1
     dispatch._say_once.cache_clear()
+
+
+def test_a_processor_without_any_engine_is_told_which_it_lacks(monkeypatch):
+    monkeypatch.delenv("QVAE_KERNEL", raising=False)
+    monkeypatch.setattr(native, "engines", tuple)
+    monkeypatch.setattr(native, "load", lambda: (object(), ""))
+    assert kernels.describe() == (
+        "torch (this processor has none of avx2, avx512, avx512bf16, amx)"
+    )
 
 
 # -- the AMX engine on emulated tiles -----------------------------------------------------------

@@ -1,7 +1,9 @@
 """Sentences and clocks in one model: the rows, a tiny training, the commands."""
 
+import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +287,18 @@ def test_a_run_draws_and_reads(run):
     assert not torch.equal(other[0], alone[0])
     answers = llm.read(Clocks(size=3).train().batch(np.arange(3)).x)
     assert len(answers) == 3 and all(isinstance(answer, str) for answer in answers)
+
+
+def test_a_draw_shows_a_bar_on_a_terminal(run, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    words = ["llm", "draw", "22:10", "--run", str(run), "-o", str(tmp_path / "x.png")]
+    assert main(words) == 0
+    num = open_clock_llm(run).tokenizer.num_tokens
+    assert "draw: 100%" in screen.getvalue() and f"{num}/{num}" in screen.getvalue()
 
 
 def test_what_the_model_cannot_be_told_is_refused(run):

@@ -13,6 +13,7 @@ from qvae.llm.extension import fit_rows
 from qvae.llm.folder import load_llm, save_llm
 from qvae.llm.llama import Llama
 from qvae.llm.words import SPECIAL, WordTokenizer, import_tokenizers, text_tokens
+from qvae.priors.digits import token_ranges
 
 transformers = pytest.importorskip("transformers")
 WORDS = ["=", ",", ":10", "ten", "past", "10"]
@@ -240,6 +241,31 @@ def test_cached_decoding_is_what_generate_does(tmp_path, name):
     )  # fmt: skip
     [found] = complete_text(model, [prompt], stop=[2, words.begin], max_new=6)
     assert row[0, len(prompt) :].tolist() == found
+
+
+@pytest.mark.parametrize("name", LLAMAS)
+def test_a_draw_hands_out_codes_and_text_as_they_come(tmp_path, name):
+    model, text, words = own_model(tmp_path, name)
+    ask = [1, *text.encode("ten past ten"), words.begin]
+    prompts, seen, steps = [ask, [1, words.begin], ask], [], []
+    hooks = {
+        "on_tokens": lambda *step: seen.append(step),
+        "on_step": lambda *step: steps.append(step),
+    }
+    found = torch.from_numpy(draw_codes(model, prompts, seed=3, **hooks))
+    assert np.array_equal(found, draw_codes(model, prompts, seed=3))
+    low, _ = token_ranges(words.codebook_sizes, words.num_tokens)
+    for rows, tokens, is_decided in seen:
+        assert rows.tolist() in ([0, 2], [1]) and not tokens.is_inference()
+        assert torch.equal(tokens[is_decided], found[rows][is_decided])
+        assert torch.equal(tokens[~is_decided], low.expand_as(tokens)[~is_decided])
+    assert [int(step[2][0].sum()) for step in seen] == [*range(1, words.num_tokens + 1)] * 2
+    assert steps[-1] == (3 * words.num_tokens,) * 2 and steps == sorted(steps)
+    seen.clear(), steps.clear()
+    told = complete_text(model, [[1], [1, 3], [1]], stop=[2], max_new=5, **hooks)
+    last = {int(row): (ids[i], there[i]) for r, ids, there in seen for i, row in enumerate(r)}
+    assert [ids[there].tolist() for ids, there in (last[n] for n in range(3))] == told
+    assert steps[-1] == (15, 15) and all(there.shape[1] == 5 for _, _, there in seen)
 
 
 def test_a_damaged_folder_is_refused(tmp_path):

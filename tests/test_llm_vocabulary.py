@@ -174,6 +174,27 @@ def test_a_prompt_that_breaks_the_grammar_is_refused():
         GrammarProcessor(layout)(prompt, torch.zeros(2, layout.size))
 
 
+def test_a_second_prompt_is_checked_whatever_was_seen_before():
+    """One processor serves many calls, and lengths say nothing about where rows come from."""
+    layout = words()
+    process, code = GrammarProcessor(layout), layout.code_first
+    scores = torch.zeros(1, layout.size)
+    first = torch.tensor([[0, 0, 0]])
+    process(first, scores)
+    process(torch.cat([first, first[:, :1]], 1), scores)
+    for prompt in ([1, code, code, 3, 3], [code], [1] * 4 + [code], [1, 1, 1, code, 1]):
+        with pytest.raises(FormatError, match="expected text or"):
+            process(torch.tensor([prompt]), scores)
+    good = torch.tensor([[0, layout.begin], [1, 1]])
+    process(good, torch.zeros(2, layout.size))
+    with pytest.raises(FormatError, match="position 0"):  # one row goes on, the other is new
+        process(torch.tensor([[0, layout.begin, code], [code, 1, 1]]), torch.zeros(2, layout.size))
+    swapped = torch.cat([good.flip(0), torch.tensor([[1], [code]])], 1)
+    process(good, torch.zeros(2, layout.size))
+    found = process(swapped, torch.zeros(2, layout.size))  # beams may change places
+    assert found[0, layout.begin] == 0 and found[1, layout.begin] == -torch.inf
+
+
 # -- rows --------------------------------------------------------------------------------------
 
 

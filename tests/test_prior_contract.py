@@ -198,6 +198,28 @@ def test_a_draw_says_how_far_it_is(prior):
     assert max(done for done, _ in seen) == prior.num_tokens
 
 
+def test_a_draw_hands_out_its_tokens_as_they_are_decided(prior):
+    """More and more tokens, which stay what they are: those of the sample in the end."""
+    seen = []
+    keep = torch.arange(prior.num_tokens) == 1
+    known = (prior.high - 1).clone()
+    found = prior.sample(
+        3, COND, seed=5, known=known, keep=keep, on_tokens=lambda *step: seen.append(step)
+    )
+    assert torch.equal(found, prior.sample(3, COND, seed=5, known=known, keep=keep))
+    before = keep.expand(3, -1)
+    for rows, tokens, is_decided in seen:
+        assert rows.tolist() == [0, 1, 2] and not tokens.is_inference()
+        assert torch.equal(tokens[is_decided], found[is_decided])
+        assert torch.equal(tokens[~is_decided], prior.low.expand(3, -1)[~is_decided])
+        assert (is_decided | ~before).all() and is_decided.any(1).all()
+        before = is_decided
+    assert before.all() and len({int(step[2].sum()) for step in seen}) > 1
+    many = []
+    prior.sample(300, on_tokens=lambda rows, *_: many.append(rows))
+    assert sorted(set(torch.cat(many).tolist())) == list(range(300))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -324,6 +346,41 @@ def test_a_token_of_another_codebook_is_named(config, token, where):
 def test_a_setting_that_means_nothing_is_refused(config, arguments, text):
     with pytest.raises(ValueError, match=text):
         make(config).sample(2, **arguments)
+
+
+def test_guidance_needs_a_condition_and_a_null_that_was_trained(config):
+    with pytest.raises(ValueError, match="guidance=3.0: must be 1, .* has no conditions"):
+        make(config, conditions=()).sample(2, guidance=3.0)
+    assert len(make(config, conditions=()).sample(2, guidance=1.0)) == 2
+    if config["name"] in ("uniform", "unigram"):
+        return  # told or not, it is the same table
+    never = make({**config, "null_prob": 0.0})
+    with pytest.raises(ValueError, match="guidance=0.5: must be 1, .* null_prob=0"):
+        never.sample(3, COND, guidance=0.5)
+    assert len(never.sample(3, COND)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ([0.0, math.inf], "inf for 'label' in row 1, must be NaN or a whole number in 0..2"),
+        ([-math.inf, 0.0], "-inf for 'time' in row 1, must be NaN or finite"),
+        ([0.0, 7.0], "7 for 'label'"),
+        ([0.0, -1.0], "-1 for 'label'"),
+        ([math.nan, 0.5], "0.5 for 'label'"),
+    ],
+    ids=str,
+)
+def test_a_condition_that_means_nothing_is_refused(config, row, text):
+    prior = make(config)
+    cond = torch.tensor([[4.0, 0.0], row, [math.nan, math.nan]])
+    tokens = random_tokens(prior, 3)
+    with pytest.raises(ValueError, match=text):
+        prior.sample(3, cond)
+    with pytest.raises(ValueError, match=text):
+        prior.nll(tokens, cond)
+    with pytest.raises(ValueError, match=text):
+        prior(Batch(x=tokens, cond=cond))
 
 
 def test_shapes_are_checked(config):

@@ -150,6 +150,25 @@ def test_a_probe_names_what_is_wrong_with_a_column(work, call, tmp_path):
         assert code == 3 and sentence in errors, errors
 
 
+def test_a_column_that_the_encoder_is_told_is_no_probe(work, call, tmp_path):
+    recipe = (work / "images_vae.yaml").read_text()
+    recipe = recipe.replace("{name: images}", "{name: images, cond: side}")
+    (tmp_path / "told.yaml").write_text(recipe + "\n")
+    words = ["--data", str(work), "--conditional", "true", "--run", tmp_path / "told"]
+    code, _, errors = call("train", tmp_path / "told.yaml", *words)
+    assert code == 0, errors
+    code, _, errors = call("eval", tmp_path / "told", "--probe", "side")
+    assert code == 2 and f"column='side': the encoder of {tmp_path / 'told'} is told side" in errors
+    picture = tmp_path / "s.png"
+    words = ["plot", tmp_path / "told", "--kind", "scatter", "-o", picture]
+    code, _, errors = call(*words, "--column", "side")
+    assert code == 2 and "is told side" in errors and not picture.exists()
+    code, _, errors = call(*words)
+    assert code == 0, errors
+    with Image.open(picture) as page:
+        assert page.width == page.height, "no legend: no label colours it"
+
+
 # -- disentanglement ---------------------------------------------------------------------------
 
 

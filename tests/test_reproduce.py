@@ -11,8 +11,9 @@ from PIL import Image
 from qvae.cli.main import main
 from qvae.errors import UsageError
 from qvae.reports import reproduce
-from qvae.reports.disentanglement import PROTOCOLS
-from qvae.reports.reproduce import Findings, Published, Row, reproduce_paper, table
+from qvae.reports.beta_vae import _one_protocol
+from qvae.reports.disentanglement import PROTOCOLS, PUBLISHED
+from qvae.reports.reproduce import Findings, Published, Row, Study, reproduce_paper, table
 from qvae.runs import likelihood
 
 
@@ -51,6 +52,34 @@ def test_a_paper_in_small_prints_its_table_and_is_not_done_twice(
     monkeypatch.setattr(reproduce, "train_recipe", never)
     assert main(words) == 0
     assert text.strip() == capsys.readouterr().out.strip()
+    env = json.loads(next((tmp_path / "r").glob("runs/*/env.json")).read_text())
+    told = report["protocol"]["trained on"]
+    assert env["precision"] == "float32" and ", float32, torch 2." in told  # pinned, and told
+    assert env["processor"] in told and f"qvae {env['qvae']}" in told
+
+
+def test_a_run_of_another_precision_is_scored_anew_and_told_and_another_recipe_refused(
+    pictures, tmp_path, monkeypatch
+):
+    """As before float32 was pinned: the runs stay, only what is missing is measured."""
+    study = Study(folder=tmp_path, data=pictures, is_quick=True, progress=False)
+    changes = {"data.path": pictures, "encoder.hidden": [3], "train.precision": "bf16"}
+    old = study.recipe("aevb", changes)
+    assert study.score("a", old, lambda run, data: {"first": 1}) == {"first": 1}
+    bits = (tmp_path / "runs" / "a" / "env.json").read_bytes()
+    (tmp_path / "runs" / "a" / "scores.json").unlink()
+    monkeypatch.setattr(reproduce, "train_recipe", None)  # would fail if it were called
+    del changes["train.precision"]
+    now = study.recipe("aevb", changes)
+    assert now.train["precision"] == "float32"
+    assert study.score("a", now, lambda run, data: {"anew": 2}) == {"anew": 2}
+    assert study.score("a", now, lambda run, data: {}) == {"anew": 2}
+    assert (tmp_path / "runs" / "a" / "env.json").read_bytes() == bits
+    assert ", bf16, torch 2." in study.trained_on() and "float32" not in study.trained_on()
+    (tmp_path / "runs" / "a" / "scores.json").unlink()
+    other = study.recipe("aevb", {**changes, "encoder.hidden": [4]})
+    with pytest.raises(UsageError, match=r"trained with model.encoder.hidden=\[3\], .* \[4\]"):
+        study.score("a", other, lambda run, data: {})
 
 
 @pytest.mark.slow
@@ -115,7 +144,13 @@ def test_eval_prints_log_p_with_both_errors_and_what_the_latents_carry(
     names = [line.split()[0] for line in lines]
     assert names == ["nll_elbo", "nll_iwae_50", "nll_importance", "nll_hmc"]
     assert all(re.search(r"\+- \S+ \(data\) \+- \S+ \(draws\)", line) for line in lines)
+    assert re.search(r"ESS \d+ \(\S+% below 10\)", lines[2]) and "5 x its sd" in lines[2]
+    few = ["--likelihood", "4", "--widen", "1", "--most", "2"]
+    assert main(["eval", run, *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 draws of q(z|x)  (" in lines[2] and lines[3].startswith("note: many samples")
     assert main(["eval", run, "--most", "2"]) == 2
+    assert main(["eval", run, "--widen", "2"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -180,3 +215,23 @@ def test_a_value_that_training_never_saw_is_refused_at_sampling(tmp_path, capsys
     error = capsys.readouterr().err
     assert "label" in error and "7" in error and "0, 1, 2" in error
     assert not (tmp_path / "p").exists()
+
+
+def test_baselines_and_beta_vae_are_asked_of_one_protocol():
+    """Near baselines under one protocol and a high beta-VAE under another are no reproduction."""
+    names = ("raw pixels", "PCA", "ICA", "untrained")
+    first, second, *others = PROTOCOLS
+    published = {name: value for name, (value, _) in PUBLISHED.items()}
+    scores = {name: dict.fromkeys(PROTOCOLS, published[name] + 30) for name in names}
+    scores["beta-VAE"] = dict.fromkeys(PROTOCOLS, 50.0)
+    for name in names:  # the first has the baselines, the second the beta-VAE
+        scores[name][first] = published[name] - 4.9
+        scores[name][second] = published[name] + 5.1
+    scores["beta-VAE"][second] = 99.9
+    claim, is_met = _one_protocol(scores, published)
+    assert not is_met
+    assert f"none; the nearest is {second!r}, raw pixels +5.10, PCA +5.10" in claim
+    scores["beta-VAE"][first] = 99.2
+    claim, is_met = _one_protocol(scores, published)
+    assert is_met and f"it is {first!r}, raw pixels -4.90" in claim and "beta-VAE 99.20" in claim
+    assert not set(others) & set(claim.split("'"))

@@ -21,6 +21,7 @@ from qvae.types import Batch, Condition, DataSpec, Latent
 
 SPEC = DataSpec(shape=(1, 4, 4))
 SHARP = {"name": "gaussian", "sigma": 0.1}
+OPTIMAL = {"name": "gaussian", "sigma": "optimal"}
 LABEL = Condition(name="label", kind="category", categories=("a", "b"))
 
 
@@ -105,6 +106,7 @@ def test_capacity_pulls_the_mean_rate_from_both_sides():
         ({"num_samples": 0}, "num_samples=0"),
         ({"num_samples": 2, "free_bits": 1.0}, "takes no free_bits"),
         ({"num_samples": 2, "edge_weight": 1.0}, "takes no swap_prob"),
+        ({"num_samples": 5, "likelihood": OPTIMAL}, "num_samples=5: takes no sigma=optimal"),
         ({"num_samples": 2, "bottleneck": {"name": "fsq", "levels": [8]}}, "needs a gaussian"),
         ({"free_bits": 1.0, "bottleneck": {"name": "identity", "dim": 4}}, "needs a gaussian"),
         ({"bottleneck": {"dim": 0}}, "dim=0"),

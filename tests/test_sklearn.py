@@ -1,6 +1,7 @@
 """The transformer: scikit-learn's own checks, all of them, and what they do not look at."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -95,16 +96,50 @@ def test_names_of_the_codes(fitted):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_components": 0}, "n_components=0: must be at least 1"),
-        ({"hidden": -2}, "hidden=-2: must be at least 1"),
+        ({"n_components": 0}, "n_components=0: must be a whole number >= 1, or None"),
+        ({"n_components": 2.5}, "n_components=2.5: must be a whole number >= 1, or None"),
+        ({"n_components": True}, "n_components=True: must be a whole number"),
+        ({"n_components": "3"}, "n_components='3': must be a whole number"),
+        ({"hidden": -2}, "hidden=-2: must be a whole number"),
+        ({"hidden": 8.7}, "hidden=8.7: must be a whole number"),
         ({"bottleneck": "vq"}, "bottleneck='vq': must be gaussian or identity"),
-        ({"steps": 0}, "steps=0: must be"),
-        ({"beta": -1.0}, "beta=-1.0"),
+        ({"steps": 0}, "steps=0: must be a whole number >= 1"),
+        ({"batch_size": "64"}, "batch_size='64': must be a whole number >= 1"),
+        ({"batch_size": None}, "batch_size=None: must be a whole number >= 1"),
+        ({"lr": 0.0}, "lr=0.0: must be finite and > 0"),
+        ({"lr": "fast"}, "lr='fast': must be finite and > 0"),
+        ({"beta": -1.0}, "beta=-1.0: must be finite and >= 0"),
+        ({"beta": math.nan}, "beta=nan: must be finite and >= 0"),
+        ({"beta": math.inf}, "beta=inf: must be finite and >= 0"),
+        ({"beta": "4"}, "beta='4': must be finite and >= 0"),
     ],
 )
 def test_bad_arguments_are_named(iris, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        Autoencoder(**arguments).fit(iris)
+    for how in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match=sentence):
+            getattr(Autoencoder(**arguments), how)(iris)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n_components": 3}, "n_components=3: the model that training goes on from has 2"),
+        ({"hidden": 9}, "hidden=9: the model that training goes on from has 16"),
+        ({"bottleneck": "identity"}, "bottleneck='identity': .* has 'gaussian'"),
+        ({"beta": 4.0}, "beta=4.0: .* has 1.0"),
+    ],
+)
+def test_what_goes_on_keeps_its_shape(iris, change, sentence):
+    """A model cannot change its shape half way; to go on regardless is no answer."""
+    model = Autoencoder(steps=2, warm_start=True, random_state=0).fit(iris)
+    model.set_params(n_components=2, hidden=np.int64(16), beta=1)  # the defaults, written out
+    assert model.fit(iris).n_steps_ == 4
+    model = pickle.loads(pickle.dumps(model)).set_params(**change)
+    for how in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=sentence):
+            how(iris)
+    assert model.n_steps_ == 4 and model.transform(iris).shape == (150, 2)
+    assert model.set_params(warm_start=False).fit(iris).n_steps_ == 2
 
 
 def test_bad_tables_are_named(iris, fitted):

@@ -126,6 +126,32 @@ def test_decode_is_the_reconstruction(any_tokenizer):
         torch.testing.assert_close(recon, tokenizer.model.eval().reconstruct(x))
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_first_levels_of_a_residual_decode(wrapped):
+    residual = {"name": "residual", "num_quantizers": 3, "quantizer": FSQ, "growth": 4.0}
+    wrapper = {"name": "projected", "dim": 5, "quantizer": residual}
+    tokenizer = Tokenizer(make(wrapper if wrapped else residual))
+    model, x = tokenizer.model.eval(), data(tokenizer)
+    tokens = tokenizer.encode(x)
+    with torch.no_grad():
+        codes = model.encode(x).codes
+        for num in (1, 2, 3):
+            z = tokenizer.quantizer.decode(codes[..., :num])
+            expected = model.likelihood.mean(model.decode(z))
+            torch.testing.assert_close(tokenizer.decode(tokens, num_levels=num), expected)
+    assert torch.equal(tokenizer.decode(tokens, num_levels=3), tokenizer.decode(tokens))
+    assert not torch.equal(tokenizer.decode(tokens, num_levels=1), tokenizer.decode(tokens))
+    for num in (-1, 0, 4):
+        with pytest.raises(ValueError, match=rf"num_levels={num}: must be in 1\.\.3"):
+            tokenizer.decode(tokens, num_levels=num)
+
+
+def test_levels_of_a_quantizer_that_has_none(any_tokenizer):
+    tokens = any_tokenizer.encode(data(any_tokenizer))
+    with pytest.raises(ValueError, match="num_levels=1: .* has none, only residual"):
+        any_tokenizer.decode(tokens, num_levels=1)
+
+
 def test_any_integer_type_decodes(tokenizer):
     tokens = tokenizer.encode(data(tokenizer))
     expected = tokenizer.decode(tokens)

@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from qvae import store
+from qvae.autoencoder import build_autoencoder
 from qvae.errors import DataError, FormatError, TrainingStopped, UsageError
+from qvae.registry import COMPONENTS
 from qvae.train import fit
 from qvae.train.sources import as_pair
-from qvae.types import Batch
+from qvae.types import Batch, DataSpec
 from train_toy import (
     SETTINGS,
     Rows,
@@ -115,6 +117,61 @@ def test_empty_data(tmp_path):
     with pytest.raises(DataError, match="the train split is empty"):
         run_of(tmp_path / "new", (Rows(toy_data(0)), None))
     assert not (tmp_path / "new").exists()
+
+
+def picture_model(likelihood, levels=None):
+    parts = {
+        "encoder": {"name": "mlp", "hidden": [8]},
+        "bottleneck": {"name": "gaussian", "dim": 2},
+        "decoder": {"name": "mlp", "hidden": [8]},
+        "likelihood": {"name": likelihood},
+    }
+    return build_autoencoder(parts, DataSpec(shape=(1, 4, 4), levels=levels))
+
+
+PIXELS = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+SPOILED = PIXELS.clone()
+SPOILED[19, 0, 3, 3] = torch.inf
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (PIXELS * 255, r"data: values from [0-9.]+ to 25[0-9.]+, DataSpec\(levels=256\) needs"),
+        ((PIXELS.numpy(), 0.5 - PIXELS.double()), r"data\[1\], the valid split: values from -0"),
+        (list(PIXELS - 0.5), r"data: values from -0.[0-9]+ to 0.[0-9]+, DataSpec"),
+        (torch.full_like(PIXELS, torch.nan), "data: holds NaN or Inf, needs finite values"),
+        (SPOILED, "data: holds NaN or Inf"),
+        (list(SPOILED.bfloat16()), "data: holds NaN or Inf"),
+        ((torch.ones_like(PIXELS), None), r"data\[0\], the train split: every value is 1, a"),
+        (np.full((9, 1, 4, 4), 7, np.uint8), "data: every value is 7, a constant has nothing"),
+    ],
+)
+def test_numbers_that_teach_nothing_are_refused_before_a_folder_is_made(tmp_path, data, sentence):
+    with pytest.raises(DataError, match=sentence):
+        run_of(tmp_path / "new", data, model=picture_model("gaussian", levels=256), steps=1)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("likelihood", COMPONENTS["likelihood"])
+def test_a_likelihood_on_the_unit_interval_declares_it(tmp_path, likelihood):
+    """Real numbers are the data of a density of real numbers; the others refuse a batch of them."""
+    model, data = picture_model(likelihood), 3 * PIXELS - 1
+    if not model.likelihood.takes_unit:
+        assert run_of(tmp_path / "new", data, model=model, steps=2).step == 2
+        return
+    with pytest.raises(ValueError, match="takes data in"):
+        model(Batch(x=data))
+    with pytest.raises(DataError, match=rf"{type(model.likelihood).__name__} needs \[0, 1\]"):
+        run_of(tmp_path / "new", data, model=model)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_may_pass(tmp_path):
+    """Bytes are brought to [0, 1], and one blank picture is enough to evaluate on."""
+    model = picture_model("gaussian", levels=256)
+    data = ((PIXELS * 255).byte(), torch.zeros(1, 1, 4, 4))
+    assert run_of(tmp_path, data, model=model, steps=2).step == 2
 
 
 def test_an_error_while_reading_ahead_is_raised(tmp_path):

@@ -75,8 +75,7 @@ class Autoencoder(nn.Module):
             penalty: thin things are a small part of the likelihood and are learned late.
 
     Raises:
-        ValueError: for a negative weight, a probability outside [0, 1), or free bits or several
-            samples without a Gaussian bottleneck.
+        ValueError: a negative weight, a probability outside [0, 1), what does not go together.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"edge_weight={edge_weight}: must not be negative")
         if not 0 <= swap_prob < 1:
             raise ValueError(f"swap_prob={swap_prob}: must be in [0, 1)")
-        _check_samples(num_samples, self.price, bottleneck)
+        _check_samples(num_samples, self.price, bottleneck, likelihood)
         if num_samples > 1 and (swap_prob or edge_weight):
             raise ValueError(f"num_samples={num_samples}: takes no swap_prob and no edge_weight")
         self.spec = spec
@@ -233,16 +232,19 @@ class Autoencoder(nn.Module):
         return torch.where(swapped[..., None], z.roll(1, dims=0), z)
 
 
-def _check_samples(num_samples: int, price: RatePrice, bottleneck: Bottleneck) -> None:
+def _check_samples(
+    num_samples: int, price: RatePrice, bottleneck: Bottleneck, likelihood: Likelihood
+) -> None:
     """Refuse what has no meaning together."""
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: must be at least 1")
     if num_samples > 1 and not price.is_plain:
         raise ValueError(f"num_samples={num_samples}: takes no free_bits and no capacity")
-    if not isinstance(bottleneck, Gaussian):
-        for name, value in (("num_samples", num_samples - 1), ("free_bits", price.free_bits)):
-            if value:
-                raise ValueError(f"{name}: needs a gaussian bottleneck, its KL or its density")
+    if num_samples > 1 and likelihood.is_profile:
+        raise ValueError(f"num_samples={num_samples}: takes no sigma=optimal, it is no density")
+    for name, value in (("num_samples", num_samples - 1), ("free_bits", price.free_bits)):
+        if value and not isinstance(bottleneck, Gaussian):
+            raise ValueError(f"{name}: needs a gaussian bottleneck, its KL or its density")
 
 
 def _projection(width: int, new_width: int) -> nn.Module:

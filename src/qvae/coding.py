@@ -1,19 +1,13 @@
 """Entropy coding: a prior's probabilities drive a range coder, and a sample becomes bytes.
 
-    QV  version  axes << 4 | conditions  shape...  psnr  tokenizer  prior  crc  cond...  payload
-    2b  1        1                       varints   2     6          6      4    4 each
-
-Version 2 is for more than 15 raw numbers of conditions: their four bits are 0, and how many there
-are is a varint after the shape. Numbers are little-endian, but for the payload's words. ``psnr`` is
-the quality, in hundredths of a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their
-hashes; ``crc`` is CRC-32 of the tokens as uint32.
-
 Encoder and decoder must see the same probabilities to the last bit, so both take the same walk
 through the prior: one sample, float32, one thread, token after token. That holds on one type of
 machine and one release of torch; elsewhere a rounding may differ, and then the CRC says so.
+
+A payload is refused unless it is what its tokens are coded as, so nothing can be hidden after it.
+What stands before it is in :mod:`qvae.coding_header`.
 """
 
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +20,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qvae.coding_header import Header
 from qvae.errors import FormatError, UsageError
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
 from qvae.priors.base import Prior, build_prior
 from qvae.tokenizer import Tokenizer
-from qvae.types import cond_width
 
 __all__ = [
     "Compressed",
@@ -42,8 +36,8 @@ __all__ = [
     "uniform_prior",
 ]
 
-_MAGIC, _HASH_BYTES = b"QV", 6
-_MOST_SHORT = 15  # numbers of conditions that version 1 can count
+
+_DAMAGED = "damaged, or written on another type of machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +73,12 @@ def encode_tokens(
     Raises:
         ValueError: a token out of range, none or too many.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> from qvae.priors.uniform import Uniform
+        >>> prior = Uniform(vocab_size=16, num_tokens=4)  # 4 tokens of 4 bits
+        >>> encode_tokens(prior, torch.tensor([3, 1, 4, 15])).hex()
+        '314f'
     """
     library = _library()
     encoder = library.stream.queue.RangeEncoder()
@@ -91,8 +91,7 @@ def encode_tokens(
         return digits[:, n]
 
     _walk(prior, cond, choose, len(tokens))
-    words = encoder.get_compressed().astype(">u4").tobytes()
-    return bytes(words.rstrip(b"\0"))  # the decoder reads zeros after the end anyway
+    return _payload(encoder)
 
 
 def decode_tokens(
@@ -102,22 +101,47 @@ def decode_tokens(
     *,
     length: int | None = None,
 ) -> Int[Tensor, " L"]:
-    """Undo :func:`encode_tokens` of ``length`` tokens (None: all); other bytes give other tokens.
+    """Undo :func:`encode_tokens` of ``length`` tokens (None: all).
+
+    What was decoded is coded again beside, which costs next to nothing, so bytes that
+    :func:`encode_tokens` would not have written are refused, and so is anything after them.
 
     Raises:
+        FormatError: bytes that are not the code of any tokens; bytes that are the code of others,
+            such as those of another prior, give others.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> from qvae.priors.uniform import Uniform
+        >>> prior = Uniform(vocab_size=16, num_tokens=4)
+        >>> decode_tokens(prior, encode_tokens(prior, torch.tensor([3, 1, 4, 15]))).tolist()
+        [3, 1, 4, 15]
     """
     library = _library()
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = library.stream.queue.RangeDecoder(words)
+    encoder = library.stream.queue.RangeEncoder()
     length = prior.num_tokens if length is None else length
 
     def choose(logits: Tensor, n: int) -> Tensor:
         if n >= length:
             return torch.zeros(1, dtype=torch.long)
-        return torch.tensor([int(decoder.decode(_model(library, logits, prior, n)))])
+        model = _model(library, logits, prior, n)
+        try:
+            digit = int(decoder.decode(model))
+        except AssertionError:  # what constriction raises for bytes that no encoder writes
+            raise FormatError(f"no token {n} can be decoded: {_DAMAGED}") from None
+        encoder.encode(digit, model)
+        return torch.tensor([digit])
 
-    return (_walk(prior, cond, choose, length) + prior.low)[:length]
+    tokens = (_walk(prior, cond, choose, length) + prior.low)[:length]
+    own = _payload(encoder)
+    if own != data:
+        raise FormatError(
+            f"{len(data)} bytes of payload are not the {len(own)} that their tokens are coded as: "
+            f"{_DAMAGED}"
+        )
+    return tokens
 
 
 def compress(
@@ -146,8 +170,15 @@ def compress(
     found = psnr(_rounded(recon)[None], _rounded(x)[None]).item()
     quality = round(min(max(found * 100, 0), 65535))
     payload = encode_tokens(prior, tokens, cond)
-    header = _header(tuple(x.shape), quality, tokenizer, prior, tokens, cond)
-    data = header + payload
+    header = Header(
+        shape=tuple(x.shape),
+        quality=quality,
+        tokenizer=tokenizer.hash,
+        prior=model_hash(prior),
+        crc=_crc(tokens),
+        cond=() if cond is None else tuple(cond.tolist()),
+    )
+    data = header.to_bytes() + payload
     if not torch.equal(_read(data, tokenizer, prior)[0], tokens):
         raise FormatError("compressed bytes decode to other tokens on this machine; not written")
     return Compressed(
@@ -161,74 +192,48 @@ def decompress(data: bytes, *, tokenizer: Tokenizer, prior: Prior) -> Compressed
     Raises:
         FormatError: not such bytes, damaged ones, or of another tokenizer or prior.
         UsageError: constriction is not installed, or the prior is not on the CPU.
+
+    Example:
+        >>> import qvae
+        >>> from qvae.autoencoder import build_autoencoder
+        >>> parts = {"encoder": {"name": "mlp"}, "bottleneck": {"name": "fsq", "levels": [8, 5]},
+        ...          "decoder": {"name": "mlp"}, "likelihood": {"name": "gaussian"}}
+        >>> spec = qvae.DataSpec(shape=(1, 8, 8))
+        >>> tokenizer = qvae.Tokenizer(build_autoencoder(parts, spec).eval())
+        >>> models = {"tokenizer": tokenizer, "prior": uniform_prior(tokenizer)}
+        >>> found = compress(torch.rand(1, 8, 8), **models)
+        >>> torch.equal(decompress(found.data, **models).tokens, found.tokens)
+        True
     """
     tokens, cond, quality, payload = _read(data, tokenizer, prior)
     recon = tokenizer.decode(tokens[None], None if cond is None else cond[None])[0]
     return Compressed(data=data, tokens=tokens, recon=recon, psnr=quality / 100, payload=payload)
 
 
-def _header(
-    shape: tuple[int, ...],
-    quality: int,
-    tokenizer: Tokenizer,
-    prior: Prior,
-    tokens: Int[Tensor, " N"],
-    cond: Float[Tensor, " M"] | None,
-) -> bytes:
-    values = [] if cond is None else [float(value) for value in cond]
-    is_long = len(values) > _MOST_SHORT
-    return b"".join(
-        [
-            _MAGIC,
-            bytes([2 if is_long else 1, len(shape) << 4 | (0 if is_long else len(values))]),
-            *(_varint(size) for size in shape),
-            _varint(len(values)) if is_long else b"",
-            struct.pack("<H", quality),
-            *(_short_hash(part) for part in (tokenizer.hash, model_hash(prior))),
-            struct.pack("<I", _crc(tokens)),
-            struct.pack(f"<{len(values)}f", *values),
-        ]
-    )
-
-
 def _read(
     data: bytes, tokenizer: Tokenizer, prior: Prior
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " M"] | None, int, int]:
     """Check the header and decode: tokens, conditions, quality, bytes of payload."""
+    header, at = Header.read(data)
+    hashes = (
+        ("tokenizer", header.tokenizer, tokenizer.hash),
+        ("prior", header.prior, model_hash(prior)),
+    )
+    for what, found, full in hashes:
+        own = full[: len(found)]
+        if found != own:
+            raise FormatError(f"written with {what} {found}, this run's is {own}")
+    if header.shape != tokenizer.spec.shape:
+        raise FormatError(f"shape {header.shape}, the tokenizer's is {tokenizer.spec.shape}")
+    cond = torch.tensor(header.cond) if header.cond else None
     try:
-        if data[:2] != _MAGIC:
-            raise FormatError(f"starts with {data[:2]!r}, a file of qvae compress with {_MAGIC!r}")
-        if data[2] not in (1, 2):
-            raise FormatError(f"format version {data[2]}, this release reads 1 and 2")
-        num_axes, num_cond = data[3] >> 4, data[3] & 15
-        shape, at = [], 4
-        for _ in range(num_axes):
-            size, at = _read_varint(data, at)
-            shape.append(size)
-        if data[2] == 2:
-            num_cond, at = _read_varint(data, at)
-        (quality,) = struct.unpack_from("<H", data, at)
-        at += 2
-        for what, full in (("tokenizer", tokenizer.hash), ("prior", model_hash(prior))):
-            (found,) = struct.unpack_from(f"{_HASH_BYTES}s", data, at)
-            at += _HASH_BYTES
-            if found != _short_hash(full):
-                own = _short_hash(full).hex()
-                raise FormatError(f"written with {what} {found.hex()}, this run's is {own}")
-        (crc,) = struct.unpack_from("<I", data, at)
-        values = struct.unpack_from(f"<{num_cond}f", data, at + 4)
-    except (IndexError, struct.error):
-        raise FormatError(f"{len(data)} bytes: the header is cut off") from None
-    if tuple(shape) != tokenizer.spec.shape:
-        raise FormatError(f"shape {tuple(shape)}, the tokenizer's is {tokenizer.spec.shape}")
-    cond = torch.tensor(values) if values else None
-    if values and len(values) != cond_width(tokenizer.spec.conditions):
-        raise FormatError(f"{len(values)} numbers of conditions, the tokenizer has another number")
-    payload = data[at + 4 + 4 * num_cond :]
-    tokens = decode_tokens(prior, payload, cond)
-    if _crc(tokens) != crc:
-        raise FormatError("tokens do not match their checksum: damaged, or another type of machine")
-    return tokens, cond, quality, len(payload)
+        prior.check_cond(cond, 1)
+    except ValueError as error:
+        raise FormatError(f"conditions of the header: {error}") from None
+    tokens = decode_tokens(prior, data[at:], cond)
+    if _crc(tokens) != header.crc:
+        raise FormatError(f"tokens do not match their checksum: {_DAMAGED}")
+    return tokens, cond, header.quality, len(data) - at
 
 
 def _walk(prior: Prior, cond: Tensor | None, choose: Any, length: int) -> Int[Tensor, " N"]:
@@ -245,6 +250,11 @@ def _model(library: Any, logits: Tensor, prior: Prior, n: int) -> Any:
     values = logits[0, :size].double().numpy()
     probs = np.exp(values - values.max())
     return library.stream.model.Categorical((probs / probs.sum()).astype(np.float32), perfect=False)
+
+
+def _payload(encoder: Any) -> bytes:
+    words = encoder.get_compressed().astype(">u4").tobytes()
+    return bytes(words.rstrip(b"\0"))  # the decoder reads zeros after the end anyway
 
 
 @contextmanager
@@ -275,25 +285,3 @@ def _rounded(x: Tensor) -> Tensor:
 
 def _crc(tokens: Int[Tensor, " N"]) -> int:
     return zlib.crc32(tokens.cpu().numpy().astype("<u4").tobytes())
-
-
-def _short_hash(full: str) -> bytes:
-    return bytes.fromhex(full)[:_HASH_BYTES]
-
-
-def _varint(value: int) -> bytes:
-    parts = []
-    while value >= 128:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at

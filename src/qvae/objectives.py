@@ -52,7 +52,7 @@ class RatePrice:
         capacity_steps: steps in which the capacity rises from 0, >= 0.
 
     Raises:
-        ValueError: a negative value, or free bits and a capacity together.
+        ValueError: a value that is negative or not finite, or free bits and a capacity together.
 
     Example:
         >>> rate = torch.tensor([1.0, 3.0])
@@ -73,7 +73,7 @@ class RatePrice:
         for name in ("beta", "beta_warmup", "free_bits", "capacity", "capacity_steps"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value}: must not be negative")
+                raise ValueError(f"{name}={value}: must be finite and >= 0")
         if self.free_bits and self.capacity is not None:
             raise ValueError(
                 f"free_bits={self.free_bits}, capacity={self.capacity}: one of them at a time"

@@ -18,7 +18,7 @@ SECTIONS = {
 _NOT_IN_RECIPE = {
     "train": frozenset({"seed", "device"}),
     "sample": frozenset(
-        {"num", "cond", "seed", "generator", "known", "keep", "lengths", "on_step"}
+        {"num", "cond", "seed", "generator", "known", "keep", "lengths", "on_step", "on_tokens"}
     ),
 }
 _MODEL_EXTRA = [

@@ -1,5 +1,7 @@
 """An autoencoder as a scikit-learn transformer: codes of a table, as features for other models."""
 
+import math
+from numbers import Integral, Real
 from typing import Any, no_type_check
 
 import numpy as np
@@ -44,7 +46,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         steps: optimizer steps of ``fit``, >= 1.
         batch_size: rows in a step, >= 1.
         lr: peak learning rate, > 0.
-        warm_start: ``fit`` goes on from the weights of the last fit.
+        warm_start: ``fit`` goes on from the last one; sizes, bottleneck and beta must be as then.
         verbose: show a bar.
         random_state: of weights, order and noise.
 
@@ -107,9 +109,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         goes_on = self.warm_start and hasattr(self, "model_")
         x = validate_data(self, X, dtype=_DTYPES, reset=not goes_on, ensure_min_samples=2)
-        if not goes_on:
-            self._start(x)
-        self._train(x, steps=self.steps, decay="cosine")
+        self._prepare(x, goes_on=goes_on)
+        self._train(x, steps=int(self.steps), decay="cosine")
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> "Autoencoder":
@@ -122,8 +123,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         is_first = not hasattr(self, "model_")
         x = validate_data(self, X, dtype=_DTYPES, reset=is_first, ensure_min_samples=2)
-        if is_first:
-            self._start(x)
+        self._prepare(x, goes_on=not is_first)
         self._train(x, steps=-(-len(x) // min(self.batch_size, len(x))), decay="none")
         return self
 
@@ -159,35 +159,55 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             ]
         return torch.cat(parts).numpy().astype(dtype)
 
-    def _start(self, x: Float[np.ndarray, "N F"]) -> None:
-        """Scale by this table, and draw the first weights."""
+    def _prepare(self, x: Float[np.ndarray, "N F"], *, goes_on: bool) -> None:
+        """Check every argument, then start anew or make sure that the model is still that."""
+        _check_whole("steps", self.steps)
+        _check_whole("batch_size", self.batch_size)
+        _check_number("lr", self.lr, is_zero_allowed=False)
+        shape = self._shape(x.shape[1])
+        if not goes_on:
+            self._start(x, shape)
+        for name, value in self._built.items():
+            if shape[name] != value:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: the model that training goes on from has "
+                    f"{value!r}; set it back, or fit anew without warm_start"
+                )
+
+    def _shape(self, columns: int) -> dict[str, Any]:
+        """Return what the model is built from: arguments with their defaults filled in."""
         if self.bottleneck not in ("gaussian", "identity"):
             raise ValueError(f"bottleneck={self.bottleneck!r}: must be gaussian or identity")
-        for name in ("n_components", "hidden"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1, or None")
-        wide = x.astype(np.float64)
-        self._mean, spread = wide.mean(axis=0), wide.std(axis=0)
+        _check_whole("n_components", self.n_components, can_be_none=True)
+        _check_whole("hidden", self.hidden, can_be_none=True)
+        _check_number("beta", self.beta, is_zero_allowed=True)
+        return {
+            "bottleneck": self.bottleneck,
+            "n_components": int(self.n_components or min(max(columns // 2, 1), 32)),
+            "hidden": int(self.hidden or min(max(2 * columns, 16), 512)),
+            "beta": float(self.beta),
+        }
+
+    def _start(self, x: Float[np.ndarray, "N F"], shape: dict[str, Any]) -> None:
+        """Scale by this table, and draw the first weights."""
+        self._mean, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
         if not (spread > 0).any():
             raise ValueError("X: every column is constant, so there is nothing to learn")
         self._scale = np.where(spread > 0, spread, 1.0)
-        columns = x.shape[1]
-        self.n_components_ = int(self.n_components or min(max(columns // 2, 1), 32))
-        self._n_features_out = self.n_components_
+        self._built = shape
+        self.n_components_ = self._n_features_out = shape["n_components"]
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        width = self.hidden or min(max(2 * columns, 16), 512)
-        network = {"name": "mlp", "hidden": [width]}
+        network = {"name": "mlp", "hidden": [shape["hidden"]]}
         config = {
-            "encoder": {**network, "latent_dim": width},
+            "encoder": {**network, "latent_dim": shape["hidden"]},
             "bottleneck": {"name": self.bottleneck, "dim": self.n_components_},
             "decoder": {**network, "latent_dim": self.n_components_},
             "likelihood": {"name": "gaussian", "sigma": _SIGMA},
-            "beta": float(self.beta),
+            "beta": shape["beta"],
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            self._hold(autoencoder.build_autoencoder(config, DataSpec(shape=(columns,))))
+            self._hold(autoencoder.build_autoencoder(config, DataSpec(shape=(x.shape[1],))))
         self.n_steps_ = 0
 
     def _hold(self, model: autoencoder.Autoencoder) -> None:
@@ -201,8 +221,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         table = torch.from_numpy(((x - self._mean) / self._scale).astype(np.float32))
         settings = TrainSettings(
             steps=steps,
-            batch_size=min(self.batch_size, len(x)),
-            lr=self.lr,
+            batch_size=min(int(self.batch_size), len(x)),
+            lr=float(self.lr),
             decay=decay,
             warmup_steps=None if decay == "cosine" else 0,
             device="cpu",
@@ -263,3 +283,18 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _check_whole(name: str, value: Any, *, can_be_none: bool = False) -> None:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    if not is_whole and not (can_be_none and value is None):
+        rest = ", or None" if can_be_none else ""
+        raise ValueError(f"{name}={value!r}: must be a whole number >= 1{rest}")
+
+
+def _check_number(name: str, value: Any, *, is_zero_allowed: bool) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 <= value < math.inf) or (value == 0 and not is_zero_allowed):
+        raise ValueError(
+            f"{name}={value!r}: must be finite and {'>=' if is_zero_allowed else '>'} 0"
+        )

@@ -109,24 +109,50 @@ class Tokenizer:
         return self._in_chunks(encode_part, x, cond, result)
 
     def decode(
-        self, tokens: Shaped[Tensor, "..."], cond: Float[Tensor, "..."] | None = None
+        self,
+        tokens: Shaped[Tensor, "..."],
+        cond: Float[Tensor, "..."] | None = None,
+        *,
+        num_levels: int | None = None,
     ) -> Float[Tensor, "B *CS"]:
         """Return the mean of ``p(x | tokens)``, on the device of ``tokens``.
 
+        Args:
+            tokens: all of them, also where only the first levels are read.
+            cond: raw numbers, NaN = not told.
+            num_levels: read the first levels of a ``residual`` only, see :meth:`check_levels`.
+
         Raises:
             ValueError: a token outside its position's codebook, named with position and value;
-                another number of tokens; ``cond`` of another shape.
+                another number of tokens; ``cond`` of another shape; no such number of levels.
         """
+        num_codes = self.check_levels(num_levels)
         low, high = self._low.to(tokens.device), self._high.to(tokens.device)
         digits = to_digits(tokens, low, high)
         result = torch.empty((len(tokens), *self.spec.shape), device=tokens.device)
 
         def decode_part(part: Tensor, cond: Tensor | None) -> Tensor:
-            codes = part.view(len(part), *self.grid, len(self.codebook_sizes))
+            codes = part.view(len(part), *self.grid, len(self.codebook_sizes))[..., :num_codes]
             params = self.model.decode(self.quantizer.decode(codes), cond)
             return self.model.likelihood.mean(params.float())
 
         return self._in_chunks(decode_part, digits, cond, result)
+
+    def check_levels(self, num_levels: int | None) -> int:
+        """Return how many codes of a cell the first levels have; None is all levels.
+
+        Raises:
+            ValueError: the quantizer has no levels, or not so many.
+        """
+        if num_levels is None:
+            return len(self.codebook_sizes)
+        most = self.quantizer.num_levels
+        if most is None:
+            name = type(self.quantizer).__name__
+            raise ValueError(f"num_levels={num_levels}: {name} has none, only residual has levels")
+        if not 1 <= num_levels <= most:
+            raise ValueError(f"num_levels={num_levels}: must be in 1..{most}")
+        return num_levels * len(self.codebook_sizes) // most
 
     def save_pretrained(
         self, path: str | Path, *, extra: Mapping[str, Any] | None = None, card: str | None = None

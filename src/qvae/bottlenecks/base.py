@@ -1,7 +1,8 @@
 """The contract of a bottleneck, and its laws.
 
 A bottleneck turns the encoder's vectors ``z_e [B, *G, in_dim]`` into a :class:`~qvae.types.Latent`
-with ``z [B, *G, out_dim]``. It holds no projection, no layout flag and no condition.
+with ``z [B, *G, out_dim]``. It holds no projection, no layout flag and no condition. It refuses
+vectors of another width: ``check_vectors`` comes first in all that takes ``z_e``.
 
 State changes only in ``after_step``. ``forward`` may count into staging buffers while training;
 the loop then calls ``after_step`` once for each optimizer step, after it found every number
@@ -20,7 +21,7 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,9 +34,11 @@ from qvae.types import Latent
 __all__ = [
     "Bottleneck",
     "Quantizer",
+    "require_codes",
     "require_finite",
     "require_not_negative",
     "require_positive",
+    "require_width",
 ]
 
 _MOST_COUNTED = 2**20
@@ -55,14 +58,49 @@ def require_not_negative(**values: float) -> None:
             raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
+def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:
+    """Raise ValueError for vectors of another width, which might broadcast to a wrong answer.
+
+    Example:
+        >>> require_width(torch.zeros(2, 1), 3, "FSQ")
+        Traceback (most recent call last):
+        ValueError: FSQ: z of shape [2, 1]: its last axis must be 3
+    """
+    if z_e.shape[-1:] != (in_dim,):
+        raise ValueError(f"{who}: z of shape {list(z_e.shape)}: its last axis must be {in_dim}")
+
+
 def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
     """Raise ValueError with the position of the first NaN or infinity.
 
-    The argmin of a row of NaN is a valid-looking code, so this comes before any search.
+    The argmin of a row of NaN is a valid-looking code, so this comes before any search. A compiled
+    graph does not branch on data: there it is a RuntimeError, without the position.
     """
-    if not torch.isfinite(z_e).all():
+    is_finite = torch.isfinite(z_e).all()
+    if torch.compiler.is_compiling():
+        torch._assert_async(is_finite, f"{who}: z holds a NaN or an infinity: must be finite")
+    elif not is_finite:
         position = torch.nonzero(~torch.isfinite(z_e))[0].tolist()
         raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
+
+
+def require_codes(codes: Int[Tensor, "*N K"], sizes: Sequence[int]) -> None:
+    """Raise ValueError for codes that are not one integer in range for each codebook."""
+    if codes.shape[-1] != len(sizes):
+        raise ValueError(
+            f"codes: last axis is {codes.shape[-1]}, must be {len(sizes)}, "
+            "one integer for each codebook"
+        )
+    if codes.is_floating_point():
+        raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
+    for k, size in enumerate(sizes):
+        wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
+        if torch.compiler.is_compiling():  # see require_finite
+            text = f"codes: one is out of range in codebook {k}: must be in 0..{size - 1}"
+            torch._assert_async(~wrong.any(), text)
+        elif wrong.any():
+            value = codes[..., k][wrong][0].item()
+            raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
 
 
 class Bottleneck(nn.Module, ABC):
@@ -83,6 +121,10 @@ class Bottleneck(nn.Module, ABC):
         """Return the most likely z: what ``forward`` returns, without its noise."""
         return self(z_e).z
 
+    def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
+        """Raise ValueError for vectors that are not ``in_dim`` wide; comes before anything else."""
+        require_width(z_e, self.in_dim, type(self).__name__)
+
     def after_step(self) -> None:
         """Commit what the forwards since the last step counted."""
 
@@ -95,6 +137,8 @@ class Quantizer(Bottleneck):
 
     codebook_sizes: tuple[int, ...]
     """Number of codes of each of the K codebooks."""
+    num_levels: int | None = None
+    """How many levels the codes have, coarse first, if any first few of them decode alone."""
 
     @abstractmethod
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
@@ -114,20 +158,18 @@ class Quantizer(Bottleneck):
         """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
         return sum(math.log(size) for size in self.codebook_sizes)
 
+    def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
+        """Raise ValueError for vectors of another width, and in eval mode for a NaN or infinity.
+
+        In training the loop refuses a step that is not finite.
+        """
+        super().check_vectors(z_e)
+        if not self.training:
+            require_finite(z_e, type(self).__name__)
+
     def check_codes(self, codes: Int[Tensor, "*N K"]) -> None:
         """Raise ValueError for codes that are not integers, or out of range."""
-        if codes.shape[-1] != len(self.codebook_sizes):
-            raise ValueError(
-                f"codes: last axis is {codes.shape[-1]}, must be {len(self.codebook_sizes)}, "
-                "one integer for each codebook"
-            )
-        if codes.is_floating_point():
-            raise ValueError(f"codes: dtype is {codes.dtype}, must be an integer type")
-        for k, size in enumerate(self.codebook_sizes):
-            wrong = (codes[..., k] < 0) | (codes[..., k] >= size)
-            if wrong.any():
-                value = codes[..., k][wrong][0].item()
-                raise ValueError(f"codes: {value} in codebook {k}: must be in 0..{size - 1}")
+        require_codes(codes, self.codebook_sizes)
 
     def _latent(
         self,

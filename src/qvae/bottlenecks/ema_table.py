@@ -10,7 +10,6 @@ from qvae.bottlenecks.estimators import Estimator, require_estimator, select_est
 from qvae.bottlenecks.functional import all_reduce_sum
 from qvae.bottlenecks.kept_table import KeptTable
 from qvae.bottlenecks.terms import commitment
-from qvae.codes import code_sums
 from qvae.types import Latent
 
 __all__ = ["EMATable"]
@@ -72,9 +71,9 @@ class EMATable(KeptTable):
         z_q = select_estimator(self.estimator, z, z_q).to(z_e.dtype)
         return self._latent(z_q, codes, mask=mask, terms=terms)
 
-    def _stage(self, vectors: Tensor, codes: Tensor, errors: Tensor) -> None:
-        super()._stage(vectors, codes, errors)
-        self.staged_sums += code_sums(vectors, codes, self.codebook_sizes[0])
+    @property
+    def _staged_sums(self) -> Float[Tensor, "V D"]:
+        return self.staged_sums
 
     def discard_step(self) -> None:
         """Drop the counts."""

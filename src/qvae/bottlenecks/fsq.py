@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative
+from qvae.bottlenecks.base import Quantizer, require_not_negative
 from qvae.bottlenecks.estimators import stop_outward, straight_through
 from qvae.bottlenecks.terms import unused_pairs
 from qvae.types import Latent
@@ -87,8 +87,7 @@ class FSQ(Quantizer):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return each vector's digits as one number."""
-        if not self.training:
-            require_finite(z_e, "FSQ")
+        self.check_vectors(z_e)
         unit = (torch.tanh(z_e.detach().float()) + 1) / 2
         # A NaN has no digit; the loop refuses the step, here it only must not be undefined.
         digits = torch.nan_to_num(unit * self.levels).floor().long()

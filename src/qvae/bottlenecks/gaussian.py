@@ -97,10 +97,7 @@ class Gaussian(Bottleneck):
         """Sample from the posterior."""
         mean, log_var = self.posterior(z_e)
         z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-        if self.prior is None:
-            kl = gaussian_kl(mean, log_var)
-        else:
-            kl = self.log_ratio(z, mean, log_var)
+        kl = self.cost(z, mean, log_var)
         rate = sum_per_sample(kl.sum(-1), mask)
         penalty, metrics = self.aid(z, mean, log_var, mask)
         cells = kl if mask is None else torch.where(mask[..., None], kl, torch.zeros_like(kl))
@@ -128,6 +125,17 @@ class Gaussian(Bottleneck):
         z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
         return z.to(z_e.dtype), self.log_ratio(z, mean, log_var).flatten(1).sum(1)
 
+    def cost(
+        self,
+        z: Float[Tensor, "*N D"],
+        mean: Float[Tensor, "*N D"],
+        log_var: Float[Tensor, "*N D"],
+    ) -> Float[Tensor, "*N D"]:
+        """Return what each coordinate costs: its KL, or under a learned prior an estimate by z."""
+        if self.prior is None:
+            return gaussian_kl(mean, log_var)
+        return self.log_ratio(z, mean, log_var)
+
     def log_ratio(
         self,
         z: Float[Tensor, "*N D"],
@@ -150,6 +158,13 @@ class Gaussian(Bottleneck):
             return noise[:, 0]
         return self.prior.from_noise(noise[:, 0], noise[:, 1])
 
+    def quantile(self, share: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """Return where the prior has ``share`` of its mass below, in each coordinate.
+
+        Under a learned prior that of a coordinate is conditional on those before it.
+        """
+        return torch.special.ndtri(share) if self.prior is None else self.prior.quantile(share)
+
     def mode(self, z_e: Float[Tensor, "B *G in_dim"]) -> Float[Tensor, "B *G out_dim"]:
         """Return the posterior's mean."""
         return self.posterior(z_e)[0].to(z_e.dtype)
@@ -158,5 +173,6 @@ class Gaussian(Bottleneck):
         self, z_e: Float[Tensor, "*N in_dim"]
     ) -> tuple[Float[Tensor, "*N out_dim"], Float[Tensor, "*N out_dim"]]:
         """Split into mean and clamped log variance, in float32."""
+        self.check_vectors(z_e)
         mean, log_var = z_e.float().chunk(2, dim=-1)
         return mean, log_var.clamp(-20.0, 20.0)

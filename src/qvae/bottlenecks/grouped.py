@@ -49,6 +49,7 @@ class Grouped(Wrapper):
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise group by group."""
+        self.check_vectors(z_e)
         pieces = z_e.chunk(len(self.quantizers), dim=-1)
         latents = [q(piece, mask) for q, piece in zip(self._inner, pieces, strict=True)]
         return Latent(
@@ -61,6 +62,7 @@ class Grouped(Wrapper):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the codes of all groups."""
+        self.check_vectors(z_e)
         pieces = z_e.chunk(len(self.quantizers), dim=-1)
         codes = [q.encode(piece) for q, piece in zip(self._inner, pieces, strict=True)]
         return torch.cat(codes, dim=-1)

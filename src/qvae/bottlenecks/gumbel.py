@@ -87,6 +87,7 @@ class Gumbel(KeptTable):
             to_encoder = commitment(z, z_q)
             terms = {"commitment": (self.commitment_weight * self.is_initialized, to_encoder)}
             return self._latent(z_q.to(z_e.dtype), codes, mask=mask, terms=terms)
+        self.check_vectors(z_e)
         cells = z_e.shape[:-1]
         choice = soft_choice(
             z_e.reshape(-1, self.in_dim),

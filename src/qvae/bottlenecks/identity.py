@@ -39,5 +39,6 @@ class Identity(Bottleneck):
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Return the vectors unchanged."""
+        self.check_vectors(z_e)
         zero = z_e.new_zeros(len(z_e))
         return Latent(z=z_e, rate=zero, penalty=zero)

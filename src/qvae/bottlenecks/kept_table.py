@@ -7,7 +7,7 @@ from torch import Tensor
 from qvae.bottlenecks.functional import all_reduce_sum, broadcast_from_main, in_backward
 from qvae.bottlenecks.kmeans import kmeans, poorly_served
 from qvae.bottlenecks.table import TableQuantizer
-from qvae.codes import code_counts
+from qvae.codes import code_counts, code_sums
 
 __all__ = ["KeptTable"]
 
@@ -84,24 +84,24 @@ class KeptTable(TableQuantizer):
         mask: Bool[Tensor, "B *G"] | None,
     ) -> None:
         """Note the use of codes while training; ``errors`` are squared distances."""
-        if not self.training or in_backward():
-            return
-        vectors = z.detach().float().reshape(-1, self.in_dim)
-        flat, errors = codes.reshape(-1), errors.detach().reshape(-1)
-        # The loop refuses a step that is not finite; alone, the class stays clean too.
-        counts = torch.isfinite(errors) if mask is None else mask.reshape(-1) & errors.isfinite()
-        if not counts.all():
-            vectors, flat, errors = vectors[counts], flat[counts], errors[counts]
-        with torch.no_grad():
-            self._stage(vectors, flat, errors)
+        if self.training:
+            _stage(
+                z.detach().reshape(-1, self.in_dim),
+                codes.reshape(-1),
+                errors.detach().reshape(-1),
+                None if mask is None else mask.reshape(-1),
+                self.pool_fill,
+                self.staged_counts,
+                self._staged_sums,
+                self.pool,
+                self.pool_errors,
+                self.staged_fill,
+            )
 
-    def _stage(self, vectors: Tensor, codes: Tensor, errors: Tensor) -> None:
-        self.staged_counts += code_counts(codes, self.codebook_sizes[0])
-        start = int(self.pool_fill + self.staged_fill)
-        num = min(len(vectors), len(self.pool) - start)
-        self.pool[start : start + num] = vectors[:num]
-        self.pool_errors[start : start + num] = errors[:num]
-        self.staged_fill += num
+    @property
+    def _staged_sums(self) -> Float[Tensor, "V D"] | None:
+        """Where the sums of the vectors of each code are counted, if a subclass needs them."""
+        return None
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -174,3 +174,40 @@ class KeptTable(TableQuantizer):
         patience = (20 / share.clamp(min=1e-6)).clamp(min=_REVIVE_EVERY)
         decay = max(self.usage_decay, 1e-3)
         return share * (_DEAD_BELOW * decay**-patience).clamp(max=1.0)
+
+
+@torch.library.custom_op(
+    "qvae::stage", mutates_args=("counts", "sums", "pool", "pool_errors", "staged_fill")
+)
+def _stage(
+    vectors: Tensor,
+    codes: Tensor,
+    errors: Tensor,
+    mask: Tensor | None,
+    pool_fill: Tensor,
+    counts: Tensor,
+    sums: Tensor | None,
+    pool: Tensor,
+    pool_errors: Tensor,
+    staged_fill: Tensor,
+) -> None:
+    """Count codes, sum their vectors, and put vectors in the pool.
+
+    One operator, so that ``torch.compile`` need not look into it: it branches on data, and asks
+    when it runs, not when it is traced, whether this is a repeat.
+    """
+    if in_backward():
+        return
+    vectors = vectors.float()
+    # The loop refuses a step that is not finite; alone, the class stays clean too.
+    is_counted = errors.isfinite() if mask is None else mask & errors.isfinite()
+    if not is_counted.all():
+        vectors, codes, errors = vectors[is_counted], codes[is_counted], errors[is_counted]
+    counts += code_counts(codes, len(counts))
+    if sums is not None:
+        sums += code_sums(vectors, codes, len(sums))
+    start = int(pool_fill + staged_fill)
+    num = min(len(vectors), len(pool) - start)
+    pool[start : start + num] = vectors[:num]
+    pool_errors[start : start + num] = errors[:num]
+    staged_fill += num

@@ -1,10 +1,10 @@
 """Running mean and covariance of vectors, and the map between them and a standard cloud."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qvae.bottlenecks.functional import all_reduce_sum
+from qvae.bottlenecks.functional import all_reduce_sum, in_backward, select_rows
 
 __all__ = ["Moments"]
 
@@ -59,13 +59,9 @@ class Moments(nn.Module):
         with torch.autocast(w.device.type, enabled=False):
             return self.mean + w @ self.root
 
-    @torch.no_grad()
-    def stage(self, vectors: Float[Tensor, "N D"]) -> None:
-        """Count vectors for the next step; what is not finite is left out."""
-        vectors = vectors.detach().float()
-        vectors = vectors[vectors.isfinite().all(1)]
-        rows = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
-        self.staged += rows.T @ rows
+    def stage(self, vectors: Float[Tensor, "*N D"], mask: Bool[Tensor, "*N"] | None = None) -> None:
+        """Count vectors for the next step; what is masked or not finite is left out."""
+        _stage(vectors.detach(), mask, self.staged)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -87,3 +83,15 @@ class Moments(nn.Module):
     def discard_step(self) -> None:
         """Drop what was staged."""
         self.staged.zero_()
+
+
+@torch.library.custom_op("qvae::stage_moments", mutates_args=("staged",))
+def _stage(vectors: Tensor, mask: Tensor | None, staged: Tensor) -> None:
+    """Add up ``(1, z)(1, z)^T``; one operator for the reasons of ``qvae::stage``."""
+    if in_backward():
+        return
+    vectors = select_rows(vectors, mask).float()
+    vectors = vectors[vectors.isfinite().all(1)]
+    rows = torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
+    with torch.autocast(vectors.device.type, enabled=False):
+        staged += rows.T @ rows

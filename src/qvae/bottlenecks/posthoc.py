@@ -77,8 +77,7 @@ class PostHoc(Quantizer):
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the number of each coordinate's nearest value."""
         self._require_fitted()
-        if not self.training:
-            require_finite(z_e, "PostHoc")
+        self.check_vectors(z_e)
         values = self.values[self.active]
         bounds = ((values[:, :-1] + values[:, 1:]) / 2).contiguous()
         mean = z_e.detach().float()[..., self.active].reshape(-1, len(self.active))
@@ -98,10 +97,11 @@ class PostHoc(Quantizer):
         return z
 
     def _require_fitted(self) -> None:
-        if not self.is_fitted:
-            raise ValueError(
-                "posthoc: has no values yet; it is fitted to a trained VAE by qvae quantize RUN"
-            )
+        text = "posthoc: has no values yet; it is fitted to a trained VAE by qvae quantize RUN"
+        if torch.compiler.is_compiling():  # a compiled graph does not branch on data
+            torch._assert_async(self.is_fitted, text)
+        elif not self.is_fitted:
+            raise ValueError(text)
 
 
 def fit_posthoc(

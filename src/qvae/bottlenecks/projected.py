@@ -45,7 +45,7 @@ class Projected(Wrapper):
         inner = build_inner(quantizer)
         self.quantizers = nn.ModuleList([inner])
         self.in_dim = self.out_dim = dim
-        self.codebook_sizes = inner.codebook_sizes
+        self.codebook_sizes, self.num_levels = inner.codebook_sizes, inner.num_levels
         self.down, self.up = nn.Linear(dim, inner.in_dim), nn.Linear(inner.out_dim, dim)
         nn.init.orthogonal_(self.down.weight)
         nn.init.orthogonal_(self.up.weight)
@@ -59,6 +59,7 @@ class Projected(Wrapper):
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise in the low dimensions."""
+        self.check_vectors(z_e)
         latent = self._inner[0](_exact(self.down, z_e), mask)
         return Latent(
             z=_exact(self.up, latent.z).to(z_e.dtype),
@@ -70,6 +71,7 @@ class Projected(Wrapper):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the inner codes."""
+        self.check_vectors(z_e)
         return self._inner[0].encode(_exact(self.down, z_e))
 
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qvae.bottlenecks.base import require_positive
+from qvae.bottlenecks.base import require_codes, require_positive
 from qvae.bottlenecks.wrapper import Inner, Wrapper, build_inner, mean_metrics
 from qvae.types import Latent
 
@@ -26,7 +26,8 @@ class Residual(Wrapper):
     waits until the one before it has started, since its rests mean nothing earlier.
 
     Shapes: ``z_e [B, *G, D]``; ``codes [B, *G, num_quantizers]``, the coarse level first (times
-    the inner quantizer's codebooks). Units: rate and penalty are sums over levels.
+    the inner quantizer's codebooks), of which ``decode`` takes any first levels. Units: rate and
+    penalty are sums over levels.
 
     Args:
         num_quantizers: number of levels, >= 1.
@@ -45,6 +46,8 @@ class Residual(Wrapper):
         >>> residual = Residual(num_quantizers=3, quantizer=inner, growth=4.0)
         >>> residual(torch.zeros(2, 5, 2)).codes.shape, residual.codebook_sizes
         (torch.Size([2, 5, 3]), (16, 16, 16))
+        >>> residual.decode(torch.zeros(5, 1, dtype=torch.int64)).shape  # the first level alone
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class Residual(Wrapper):
         self.quantizers = nn.ModuleList(levels)
         self.in_dim = self.out_dim = first.in_dim
         self.codebook_sizes = first.codebook_sizes * num_quantizers
+        self.num_levels = num_quantizers
         self.dropout_prob, self.growth = dropout_prob, growth
 
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
     ) -> Latent:
         """Quantise level by level."""
+        self.check_vectors(z_e)
         every = torch.ones(z_e.shape[:-1], dtype=torch.bool, device=z_e.device)
         used = self._num_used(len(z_e), z_e.device).view(-1, *[1] * (z_e.ndim - 2))
         rest = z_e.float()
@@ -107,6 +112,7 @@ class Residual(Wrapper):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the codes of all levels, the coarse one first."""
+        self.check_vectors(z_e)
         rest, codes = z_e.float(), []
         for level, quantizer in enumerate(self._inner):
             found = quantizer.encode(rest * self._scale(level))
@@ -115,13 +121,27 @@ class Residual(Wrapper):
         return torch.cat(codes, dim=-1)
 
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
-        """Sum the levels' vectors."""
+        """Sum the levels' vectors: of all levels, or of as many first ones as there are codes of.
+
+        Raises:
+            ValueError: codes of no whole number of levels, of too many, or out of range.
+        """
         self.check_codes(codes)
         parts = codes.split(len(self._inner[0].codebook_sizes), dim=-1)
         z = torch.zeros(*codes.shape[:-1], self.out_dim, device=codes.device)
-        for level, (quantizer, part) in enumerate(zip(self._inner, parts, strict=True)):
+        for level, (quantizer, part) in enumerate(zip(self._inner, parts, strict=False)):
             z = z + quantizer.decode(part) / self._scale(level)
         return z
+
+    def check_codes(self, codes: Int[Tensor, "*N K"]) -> None:
+        """Raise ValueError for codes that are not those of the first levels, one or more."""
+        each, num = len(self._inner[0].codebook_sizes), codes.shape[-1]
+        if num % each or not each <= num <= len(self.codebook_sizes):
+            raise ValueError(
+                f"codes: last axis is {num}, must be {each} for each level, "
+                f"of 1 to {self.num_levels} levels"
+            )
+        require_codes(codes, self.codebook_sizes[:num])
 
     def _scale(self, level: int) -> float:
         return self.growth**level

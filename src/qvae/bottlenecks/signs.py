@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative, require_positive
-from qvae.bottlenecks.functional import in_backward
+from qvae.bottlenecks.base import Quantizer, require_not_negative, require_positive
 from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import bit_entropy, unused_entropy
 
@@ -72,8 +71,7 @@ class SignQuantizer(Quantizer):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the signs as the bits of one number."""
-        if not self.training:
-            require_finite(z_e, type(self).__name__)
+        self.check_vectors(z_e)
         return self._signs(self.moments.whiten(z_e))
 
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
@@ -85,10 +83,9 @@ class SignQuantizer(Quantizer):
         self, z_e: Float[Tensor, "B *G D"], mask: Bool[Tensor, "B *G"] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return whitened vectors, their codes and corners; in training count, too."""
-        if not self.training:
-            require_finite(z_e, type(self).__name__)
-        elif not in_backward():
-            self.moments.stage((z_e if mask is None else z_e[mask]).reshape(-1, self.in_dim))
+        self.check_vectors(z_e)
+        if self.training:
+            self.moments.stage(z_e, mask)
         w = self.moments.whiten(z_e)
         codes = self._signs(w)
         return w, codes, self._corners(codes)

@@ -86,9 +86,10 @@ class SimVQ(KeptTable):
         z_q = select_estimator(self.estimator, z_e, z_q)
         return self._latent(z_q, codes, mask=mask, terms=terms)
 
-    def _stage(self, vectors: Tensor, codes: Tensor, errors: Tensor) -> None:
-        super()._stage(vectors, codes, errors)
-        self.moments.stage(vectors)
+    def _count(self, z: Tensor, codes: Tensor, errors: Tensor, mask: Tensor | None) -> None:
+        super()._count(z, codes, errors, mask)
+        if self.training:
+            self.moments.stage(z, mask)
 
     def discard_step(self) -> None:
         """Drop the counts."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite, require_not_negative, require_positive
+from qvae.bottlenecks.base import Quantizer, require_not_negative, require_positive
 from qvae.kernels import nearest
 
 __all__ = ["TableQuantizer"]
@@ -41,8 +41,7 @@ class TableQuantizer(Quantizer):
 
     def encode(self, z_e: Float[Tensor, "*N in_dim"]) -> Int[Tensor, "*N K"]:
         """Return the index of the nearest row."""
-        if not self.training:
-            require_finite(z_e, type(self).__name__)
+        self.check_vectors(z_e)
         return self._nearest(self.place(z_e), self.table)
 
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
@@ -52,8 +51,7 @@ class TableQuantizer(Quantizer):
 
     def _quantise(self, z_e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the placed vectors, their codes and the rows of these; the table is made once."""
-        if not self.training:
-            require_finite(z_e, type(self).__name__)
+        self.check_vectors(z_e)
         z, table = self.place(z_e), self.table
         codes = self._nearest(z, table)
         return z, codes, F.embedding(codes[..., 0], table)

@@ -26,6 +26,10 @@ def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[
     """Return ``||z_e - sg(z_q)||^2`` of each vector, the pull of the encoder to its code.
 
     Paper: van den Oord et al. 2017, arXiv:1711.00937, equation 3, last term.
+
+    Example:
+        >>> commitment(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
+        [25.0]
     """
     return F.mse_loss(z_e.float(), z_q.detach().float(), reduction="none").sum(-1)
 
@@ -103,14 +107,13 @@ def unused_entropy(
     """
     rows = prob.flatten(0, -2) if mask is None else prob[mask]
     unused = torch.zeros((), device=prob.device)
-    if not len(rows):
-        return unused
+    num = rows.detach().new_ones(len(rows)).sum()  # no branch: a compiled graph may hold this
     for group in rows.split(group_bits, dim=1):
         joint = torch.ones(len(group), 1, device=prob.device)
         for bit in group.unbind(dim=1):
             joint = torch.cat([joint * (1 - bit[:, None]), joint * bit[:, None]], dim=1)
-        mean = joint.mean(0)
-        unused = unused + from_uniform(mean)
+        mean = joint.sum(0) / num.clamp(min=1)
+        unused = unused + from_uniform(mean) * (num > 0)
     return unused
 
 
@@ -136,11 +139,10 @@ def unused_pairs(
     sizes = [choice.shape[-1] for choice in choices]
     rows = torch.cat(list(choices), dim=-1)
     rows = rows.flatten(0, -2) if mask is None else rows[mask]
-    if not len(rows):
-        return rows.sum()
+    num = rows.detach().new_ones(len(rows)).sum()  # no branch: a compiled graph may hold this
     if len(sizes) == 1:
-        return from_uniform(rows.mean(0))
-    joint = rows.T @ rows / len(rows)
+        return from_uniform(rows.sum(0) / num.clamp(min=1)) * (num > 0)
+    joint = rows.T @ rows / num.clamp(min=1)
     blocks = [part.split(sizes, dim=1) for part in joint.split(sizes)]
     unused = [from_uniform(blocks[b][a].flatten()) for b in range(len(sizes)) for a in range(b)]
-    return torch.stack(unused).sum() / (len(sizes) - 1)
+    return torch.stack(unused).sum() * (num > 0) / (len(sizes) - 1)

@@ -21,6 +21,10 @@ def build_inner(quantizer: Mapping[str, Any]) -> Quantizer:
     Raises:
         UsageError: the registry does not hold the name.
         ValueError: it has no name, no codes, or an argument breaks its rule.
+
+    Example:
+        >>> build_inner({"name": "fsq", "levels": [8, 5]}).codebook_sizes
+        (40,)
     """
     arguments = dict(quantizer)
     if "name" not in arguments:
@@ -58,5 +62,10 @@ class Wrapper(Quantizer):
 
 
 def mean_metrics(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Average the metrics that all of them have."""
+    """Average the metrics that all of them have.
+
+    Example:
+        >>> mean_metrics([{"usage": torch.tensor(0.5)}, {"usage": torch.tensor(1.0)}])
+        {'usage': tensor(0.7500)}
+    """
     return {name: torch.stack([metrics[name] for metrics in found]).mean() for name in found[0]}

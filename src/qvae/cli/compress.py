@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qvae.cli.common import Parser, Result, add_common, check_output, parse
+from qvae.cli.common import Parser, Result, add_common, check_output, note, parse
+from qvae.cli.sample import conditions
 from qvae.errors import UsageError
 
 __all__ = ["run_compress", "run_decompress"]
@@ -12,13 +13,23 @@ __all__ = ["run_compress", "run_decompress"]
 
 def run_compress(parser: Parser, words: Sequence[str]) -> Result:
     """Write the coded tokens of a file, decode them to be sure, and compare with PNG and others."""
+    parser.add_argument(
+        "--cond",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what the file shows, such as time=4:20; kept in the bytes; may be repeated",
+    )
     args = _parse(parser, words, "a picture or an .npy array of the model's shape")
+    told = conditions(args.cond or ())
     from qvae.data.codecs import bytes_at_psnr
     from qvae.runs.files import compress_file, read_sample
-    from qvae.runs.loading import open_run
+    from qvae.runs.loading import open_run, told_row
 
     run = open_run(args.run)
-    found = compress_file(run, args.file, args.output)
+    row = told_row(run, told, tell=note)
+    # Told nothing, the bytes need not say so.
+    found = compress_file(run, args.file, args.output, cond=row if told else None)
     size = len(found.data)
     data: dict[str, Any] = {
         "file": args.output,
@@ -26,6 +37,7 @@ def run_compress(parser: Parser, words: Sequence[str]) -> Result:
         "header_bytes": size - found.payload,
         "psnr": found.psnr,
         "tokens": len(found.tokens),
+        "cond": told,
     }
     lines = [
         f"{args.output}: {size} bytes ({found.payload} of tokens), {found.psnr:.2f} dB; decodes to "
@@ -36,8 +48,8 @@ def run_compress(parser: Parser, words: Sequence[str]) -> Result:
         data["others"] = bytes_at_psnr((x * 255).round().byte().numpy(), found.psnr)
         for codec, row in data["others"].items():
             bytes_, quality = row["bytes"], "lossless" if row["psnr"] is None else row["psnr"]
-            told = "cannot reach this PSNR" if bytes_ is None else f"{bytes_} bytes, {quality}"
-            lines.append(f"  {codec:<5} {told}{' dB' if row['psnr'] is not None else ''}")
+            reached = "cannot reach this PSNR" if bytes_ is None else f"{bytes_} bytes, {quality}"
+            lines.append(f"  {codec:<5} {reached}{' dB' if row['psnr'] is not None else ''}")
     return Result(data=data, text="\n".join(lines))
 
 

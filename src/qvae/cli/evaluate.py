@@ -8,6 +8,9 @@ from qvae.cli.common import Parser, Result, add_common, autocast, parse, positiv
 
 __all__ = ["run_eval"]
 
+_MOST_LOW = 0.05
+"""Share of samples with few effective draws above which the output says what that means."""
+
 
 def run_eval(parser: Parser, words: Sequence[str]) -> Result:
     """Print each score with its unit, N and split; or run one of the protocols."""
@@ -42,6 +45,11 @@ def run_eval(parser: Parser, words: Sequence[str]) -> Result:
         f"({row['split']}, N={row['n']})"
         for name, row in scores.items()
     ]
+    if any(row.get("ess_low", 0) > _MOST_LOW for row in scores.values()):
+        lines.append(
+            "note: many samples have few effective draws, so their log p(x) is likely higher than "
+            "this; more draws or another --widen tells"
+        )
     return Result(data={"run": args.run, "scores": scores}, text="\n".join(lines))
 
 
@@ -74,6 +82,13 @@ def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         help="-log p(x) by K importance samples (5000 in most papers); a VAE's only",
     )
     parser.add_argument(
+        "--widen",
+        type=float,
+        metavar="S",
+        help="draw half of them from q(z|x) with S times its width; 1: all from q, as most papers "
+        "do (default: 5 for at most 8 latents, else 1)",
+    )
+    parser.add_argument(
         "--hmc", action="store_true", help="-log p(x) by HMC, a check for few latents; a VAE's only"
     )
     parser.add_argument("--most", type=positive, metavar="N", help="only the first N test samples")
@@ -96,6 +111,8 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("--clocks: takes no --data, the protocol has its own times and styles")
     if args.points is not None and not args.disentanglement:
         parser.error("--points: goes with --disentanglement")
+    if args.widen is not None and not args.likelihood:
+        parser.error("--widen: goes with --likelihood")
     if args.most is not None and not (args.likelihood or args.hmc):
         parser.error("--most: goes with --likelihood or --hmc")
 
@@ -125,7 +142,14 @@ def _error(row: Any) -> str:
     """Both standard errors, where a row has them: over the data, and by the draws."""
     if "error" not in row:
         return ""
-    return f" +- {row['error']:.3g} (data) +- {row['draws_error']:.2g} (draws)"
+    errors = f" +- {row['error']:.3g} (data) +- {row['draws_error']:.2g} (draws)"
+    if row.get("left_out"):
+        return f"{errors} {row['left_out']} left out: no draw near the chains' first half"
+    if "ess" not in row:
+        return errors
+    from qvae.runs.likelihood import FEW_DRAWS
+
+    return f"{errors} ESS {row['ess']:.0f} ({row['ess_low']:.1%} below {FEW_DRAWS})"
 
 
 def _likelihood(model: Any, split: Any, args: Any) -> dict[str, Any]:
@@ -133,8 +157,8 @@ def _likelihood(model: Any, split: Any, args: Any) -> dict[str, Any]:
 
     seed, scores = args.seed or 0, dict[str, Any]()
     if args.likelihood:
-        options = {"num_draws": args.likelihood, "most": args.most, "seed": seed}
-        scores |= score_likelihood(model, split, **options)
+        options = {"num_draws": args.likelihood, "most": args.most, "widen": args.widen}
+        scores |= score_likelihood(model, split, seed=seed, **options)
     if args.hmc:
         scores |= score_hmc(model, split, most=args.most, seed=seed)
     return scores

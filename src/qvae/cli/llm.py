@@ -54,11 +54,13 @@ def _draw(parser: Parser, words: Sequence[str]) -> Result:
     prepare(args)
     from qvae.data.images import write_image
     from qvae.llm.clock_llm import open_clock_llm
-    from qvae.runs.tokens import save_samples
+    from qvae.runs.tokens import save_samples, token_bar
 
     names = ("temperature", "top_k", "top_p", "min_p", "guidance")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}
-    pictures, times = open_clock_llm(run).draw(args.sentences, seed=args.seed or 0, **settings)
+    llm = open_clock_llm(run)
+    with token_bar("draw") as report:
+        pictures, times = llm.draw(args.sentences, seed=args.seed or 0, on_step=report, **settings)
     if is_file:
         files = [Path(args.output)]
         files[0].parent.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,8 @@ def run_decode(parser: Parser, words: Sequence[str]) -> Result:
     parser.add_argument("-o", dest="output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="default: all")
     parser.add_argument("-n", type=positive, metavar="N", help="at most N samples of each split")
+    text = "read the first N levels of a residual's codes only"
+    parser.add_argument("--levels", type=positive, metavar="N", help=text)
     add_common(parser, "device", "precision", "threads")
     args = parse(parser, words)
     check_output(args.output)
@@ -61,10 +63,13 @@ def run_decode(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.runs.tokens import decode_tokens
 
     tokenizer = open_run(args.run, device=device).require_tokenizer()
+    tokenizer.check_levels(args.levels)
     tokens = TokenData(args.tokens, expected_hash=tokenizer.hash)
     splits = (args.split,) if args.split else None
     with autocast(args, device):
         folder = output_folder(args.output)
-        counts = decode_tokens(tokenizer, tokens, folder, splits=splits, most=args.n)
+        counts = decode_tokens(
+            tokenizer, tokens, folder, splits=splits, most=args.n, num_levels=args.levels
+        )
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     return Result(data={"folder": str(folder), "splits": counts}, text=f"{folder}: {told}")

@@ -12,6 +12,7 @@ Values, by type:
 import math
 import zipfile
 import zlib
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,14 @@ from qvae.data.samples import Samples
 from qvae.data.splits import column_parts
 from qvae.errors import DataError
 
-__all__ = ["images_from_array", "load_npy", "load_npz", "open_npy", "read_npy_header"]
+__all__ = [
+    "checked_range",
+    "images_from_array",
+    "load_npy",
+    "load_npz",
+    "open_npy",
+    "read_npy_header",
+]
 
 _IMAGE_KEYS, _LABEL_KEYS = ("x", "images"), ("y", "labels", "label")
 _MAX_RATIO = 1100  # deflate cannot shrink more than about 1,032 times
@@ -128,19 +136,30 @@ def images_from_array(array: np.ndarray, name: str) -> np.ndarray:
     return _checked_values(array, name)
 
 
+def checked_range(
+    pieces: Iterable[np.ndarray], name: str, *, can_be_constant: bool = False
+) -> tuple[float, float]:
+    """Return the least and the greatest of all values, read in one pass.
+
+    Raises:
+        DataError: NaN or Inf, or one and the same value everywhere; names what ``name`` is.
+    """
+    low, high = math.inf, -math.inf
+    for piece in pieces:
+        # min and max carry a NaN along, and Inf is one of them if it is there.
+        low, high = float(np.minimum(low, piece.min())), float(np.maximum(high, piece.max()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"{name}: holds NaN or Inf, needs finite values")
+    if low == high and not can_be_constant:
+        raise DataError(f"{name}: every value is {low:g}, a constant has nothing to learn")
+    return low, high
+
+
 def _checked_values(array: np.ndarray, name: str) -> np.ndarray:
     kind = array.dtype.kind
     if kind not in "buif" or array.dtype.itemsize > 8:
         raise DataError(f"{name}: dtype {array.dtype}, needs uint8, bool, integers or floats")
-    low, high = math.inf, -math.inf
-    for start in range(0, len(array), 256):
-        piece = array[start : start + 256]
-        # min and max carry a NaN along; Inf breaks the range below.
-        low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())
-    if np.isnan(low) or np.isinf([low, high]).any():
-        raise DataError(f"{name}: holds NaN or Inf, needs finite values")
-    if low == high:
-        raise DataError(f"{name}: every value is {low:g}, a constant has nothing to learn")
+    low, high = checked_range((array[i : i + 256] for i in range(0, len(array), 256)), name)
     if kind == "f" and not (low >= 0 and high <= 1):
         raise DataError(
             f"{name}: {array.dtype} values from {low:g} to {high:g}, floats need [0, 1] "

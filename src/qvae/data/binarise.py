@@ -1,8 +1,9 @@
 """Turn grey pixels into zeros and ones, each a 1 with the chance that its grey value says.
 
 Which way has a name, because a score depends on it: ``static`` draws every pixel once, by a seed;
-``dynamic`` draws training pixels anew each time a sample is visited (valid and test once, as
-static does). Burda et al. 2015, arXiv:1509.00519, and Salakhutdinov & Murray 2008 differ in this.
+``dynamic`` draws training pixels anew each time a sample is visited, and takes valid and test from
+``static`` with the same seed, so that both are scored on the same zeros and ones. Burda et al.
+2015, arXiv:1509.00519, and Salakhutdinov & Murray 2008 differ in this.
 """
 
 from typing import Any
@@ -67,6 +68,7 @@ def require_grey(x: np.ndarray) -> None:
 class RedrawnSplit(ArraySplit):
     """A split of grey samples whose pixels are drawn as zeros and ones at every visit.
 
+    For training: a pixel depends on its sample's place in the batch, so a score belongs elsewhere.
     ``batch(indices, draw=n)`` is a function of both, so an order by (seed, step) stays exact.
 
     Args:

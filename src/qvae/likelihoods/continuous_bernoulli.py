@@ -33,6 +33,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     is_discrete: ClassVar[bool] = False
+    takes_unit: ClassVar[bool] = True
 
     def num_params(self, channels: int) -> int:
         """Count one logit a channel."""

@@ -27,6 +27,7 @@ class Bernoulli(Likelihood):
     """
 
     is_discrete: ClassVar[bool] = True
+    takes_unit: ClassVar[bool] = True
     levels: int | None = 2
 
     def num_params(self, channels: int) -> int:
@@ -79,6 +80,7 @@ class Categorical(Likelihood):
     """
 
     is_discrete: ClassVar[bool] = True
+    takes_unit: ClassVar[bool] = True
 
     def __init__(self, *, levels: int = 256) -> None:
         super().__init__()

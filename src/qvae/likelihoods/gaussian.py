@@ -60,6 +60,7 @@ class Gaussian(Likelihood):
         if not min_sigma > 0:
             raise ValueError(f"min_sigma={min_sigma}: must be > 0")
         self.sigma, self.min_sigma = sigma, min_sigma
+        self.is_profile = sigma == "optimal"
         if sigma == "learned":
             self.log_sigma = nn.Parameter(torch.tensor(math.log(0.1)))
 

@@ -15,6 +15,11 @@ __all__ = ["Laplace"]
 class Laplace(Likelihood):
     """Take the decoder's output as the centre of Laplace noise of one width.
 
+    Paper: Ramesh et al. 2021, arXiv:2102.12092, appendix A.3: an L1 reconstruction loss is this
+    distribution, as an L2 loss is the Gaussian. Ours differs: theirs is then bent into (0, 1) by a
+    logistic function (the logit-Laplace); this is the plain one, over all real numbers, and its
+    scale may be learned.
+
     With a given scale the nll is the absolute error divided by the scale, plus a constant: it
     forgives a few large errors where the Gaussian spreads them. A density has no bits/dim.
 

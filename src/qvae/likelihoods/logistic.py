@@ -52,6 +52,7 @@ class DiscretizedLogistic(Likelihood):
     """
 
     is_discrete: ClassVar[bool] = True
+    takes_unit: ClassVar[bool] = True
 
     def __init__(self, *, num_mixtures: int = 10, levels: int = 256) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from qvae.llm.folder import load_llm
 from qvae.llm.llama import Llama
 from qvae.llm.rows import encode_text
 from qvae.llm.words import WordTokenizer
+from qvae.priors.draw import OnStep, OnTokens
 from qvae.tokenizer import Tokenizer
 
 __all__ = ["ClockLLM", "open_clock_llm"]
@@ -37,7 +38,13 @@ class ClockLLM:
     """What draws are made with unless told otherwise: the recipe's ``sample`` section."""
 
     def draw(
-        self, sentences: Sequence[str], *, seed: int = 0, **settings: Any
+        self,
+        sentences: Sequence[str],
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        on_tokens: OnTokens | None = None,
+        **settings: Any,
     ) -> tuple[Float[Tensor, "B C H W"], list[str]]:
         """Draw a picture of each sentence; picture i depends on its sentence and (seed, i) alone.
 
@@ -46,6 +53,8 @@ class ClockLLM:
         Args:
             sentences: such as "a quarter to four, on a green face".
             seed: of the draws, >= 0.
+            on_step: called with (work done, work in all), in tokens of the pictures.
+            on_tokens: called with the tokens so far, see :func:`~qvae.llm.decoding.draw_codes`.
             **settings: temperature, top_k, top_p, min_p, guidance.
 
         Returns:
@@ -61,7 +70,8 @@ class ClockLLM:
         asked = [[*prompt, *note, begin] for prompt, note in zip(prompts, told, strict=True)]
         options = {**self.sampler, **settings}
         null = [self.text.bos_token_id, begin]
-        tokens = draw_codes(self.model, asked, null=null, seed=seed, **options)
+        hooks: dict[str, Any] = {"on_step": on_step, "on_tokens": on_tokens}
+        tokens = draw_codes(self.model, asked, null=null, seed=seed, **hooks, **options)
         return self.tokenizer.decode(torch.from_numpy(tokens)), [self.text.decode(n) for n in told]
 
     def read(self, x: Float[Tensor, "B C H W"]) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from qvae.errors import UsageError
 from qvae.llm.layers import LlamaBlock, Rotation, rms_norm, rotate, rotation
 from qvae.llm.llama import Llama
+from qvae.priors.draw import OnStep, OnTokens, hand_out
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
 __all__ = ["complete_text", "draw_codes"]
@@ -85,7 +86,13 @@ class _Decoder:
 
 @torch.inference_mode()
 def complete_text(
-    model: Llama, prompts: Sequence[Sequence[int]], *, stop: Sequence[int], max_new: int
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: Sequence[int],
+    max_new: int,
+    on_step: OnStep | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> list[list[int]]:
     """Continue each prompt greedily with text, up to and including one of the ``stop`` ids.
 
@@ -94,6 +101,9 @@ def complete_text(
         prompts: ids, of any lengths; each ends in text or with a whole image.
         stop: ids that end a continuation, such as ``begin`` and the last token.
         max_new: ids at most; >= 1.
+        on_step: called with (work done, work in all), in ids.
+        on_tokens: called after each id with (numbers of prompts ``[b]``, the new ids so far
+            ``[b, max_new]``, which of these are there ``[b, max_new]``).
 
     Returns:
         The new ids of each prompt.
@@ -106,8 +116,9 @@ def complete_text(
     allowed[words.text_first : words.text_first + words.text_size] = True
     allowed[words.begin] = True
     ends = torch.tensor(list(stop))
+    report = _Report(len(prompts) * max_new, on_step, on_tokens)
 
-    def run(part: list[list[int]]) -> list[list[int]]:
+    def run(indices: list[int], part: list[list[int]]) -> list[list[int]]:
         decoder = _Decoder(model, max_length=len(part[0]) + max_new)
         cache = _Cache(decoder, len(part), len(part[0]) + max_new)
         ids, found = torch.tensor(part), list[Tensor]()
@@ -117,7 +128,11 @@ def complete_text(
             best = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
             found.append(torch.where(is_done, -1, best))
             is_done |= torch.isin(best, ends)
-            if is_done.all():
+            last = bool(is_done.all())
+            so_far = F.pad(torch.stack(found, 1), (0, max_new - len(found)), value=-1)
+            left = max_new - len(found) + 1 if last else 1
+            report(indices, so_far.clamp(min=0), so_far >= 0, len(part) * left)
+            if last:
                 break
             ids = best[:, None]
         return [[i for i in row if i >= 0] for row in torch.stack(found, 1).tolist()]
@@ -137,6 +152,8 @@ def draw_codes(
     min_p: float | None = None,
     guidance: float = 1.0,
     seed: int = 0,
+    on_step: OnStep | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> Int[np.ndarray, "B N"]:
     """Draw the tokens of one image after each prompt.
 
@@ -151,10 +168,20 @@ def draw_codes(
         guidance: g in ``null + g * (told - null)`` of the logits; "Classifier-Free Diffusion
             Guidance", arXiv:2207.12598.
         seed: image i depends on its prompt and (seed, i) alone.
+        on_step: called with (work done, work in all), in tokens of images.
+        on_tokens: as in :meth:`qvae.priors.base.Prior.sample`.
 
     Raises:
         UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
         ValueError: a setting of the sampler out of range.
+
+    Example:
+        >>> from qvae.llm.vocabulary import Vocabulary
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
+        >>> model = Llama(words, features=torch.zeros(9, 3), num_layers=1, dim=8, num_heads=2,
+        ...               hidden_dim=8).eval()
+        >>> draw_codes(model, [[1, 2, words.begin], [words.begin]]).shape
+        (2, 2)
     """
     filters: dict[str, Any] = {
         "temperature": temperature,
@@ -175,50 +202,71 @@ def draw_codes(
         guidance=guidance,
         noise=torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed)),
         filters=filters,
+        report=_Report(len(prompts) * words.num_tokens, on_step, on_tokens),
     )
-    # Each prompt takes its number along, which keys its random stream.
-    numbered = [[*prompt, index] for index, prompt in enumerate(prompts)]
-    ids = np.array(_by_length(numbered, draw), dtype=np.int64).reshape(-1, words.num_tokens)
-    return ids - words.code_shift
+    found = _by_length(prompts, draw)
+    return np.array(found, dtype=np.int64).reshape(-1, words.num_tokens)
+
+
+class _Report:
+    """Tell a caller how far the rows of all parts are, and what was decided in this one."""
+
+    def __init__(self, total: int, on_step: OnStep | None, on_tokens: OnTokens | None) -> None:
+        self.done, self.total = 0, total
+        self.on_step, self.on_tokens = on_step, on_tokens
+
+    def __call__(self, rows: list[int], tokens: Tensor, is_decided: Tensor, work: int) -> None:
+        self.done += work
+        if self.on_step is not None:
+            self.on_step(self.done, self.total)
+        if self.on_tokens is not None:
+            hand_out(self.on_tokens, torch.tensor(rows), tokens, is_decided)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawer:
-    """Draw the ids of one image after prompts of one length; a row ends with its number."""
+    """Draw the tokens of one image after prompts of one length."""
 
     model: Llama
     null: list[int] | None
     guidance: float
     noise: Tensor
     filters: dict[str, Any]
+    report: _Report
 
-    def __call__(self, part: list[list[int]]) -> list[list[int]]:
+    def __call__(self, indices: list[int], part: list[list[int]]) -> list[list[int]]:
         words = self.model.vocabulary
         low, high = words.span
-        places = set(words.code_places.tolist())
-        noise = self.noise[[row[-1] for row in part]]
-        streams = [torch.tensor([row[:-1] for row in part])]
+        places = {place: n for n, place in enumerate(words.code_places.tolist())}
+        shift = torch.as_tensor(words.code_shift)
+        tokens = (torch.from_numpy(low)[words.code_places] - shift).repeat(len(part), 1)
+        is_decided = torch.zeros_like(tokens, dtype=torch.bool)
+        noise = self.noise[indices]
+        streams = [torch.tensor(part)]
         if self.null is not None:
             streams.append(torch.tensor([self.null] * len(part)))
         longest = max(stream.shape[1] for stream in streams) + words.span_length
         decoder = _Decoder(self.model, max_length=longest)
         caches = [_Cache(decoder, len(part), longest) for _ in streams]
-        found = list[Tensor]()
         for place in range(1, words.span_length - 1):
             hidden = [decoder.step(s, c) for s, c in zip(streams, caches, strict=True)]
             ids = torch.full((len(part),), int(low[place]))
             if place in places:
+                n = places[place]
                 head = decoder.head[low[place] : high[place]]
                 told, *rest = [F.linear(state, head) for state in hidden]
                 logits = rest[0] + self.guidance * (told - rest[0]) if rest else told
-                ids = ids + pick(logits, noise[:, len(found)], **self.filters)
-                found.append(ids)
+                ids = ids + pick(logits, noise[:, n], **self.filters)
+                tokens[:, n], is_decided[:, n] = ids - shift[n], True
+                self.report(indices, tokens, is_decided, len(part))
             streams = [ids[:, None]] * len(streams)
-        return [row.tolist() for row in torch.stack(found, 1)]
+        rows: list[list[int]] = tokens.tolist()
+        return rows
 
 
 def _by_length(
-    prompts: Sequence[Sequence[int]], run: Callable[[list[list[int]]], list[list[int]]]
+    prompts: Sequence[Sequence[int]],
+    run: Callable[[list[int], list[list[int]]], list[list[int]]],
 ) -> list[list[int]]:
     """Run prompts in groups of one length, and return the results in the order of the prompts."""
     groups: dict[int, list[int]] = {}
@@ -230,5 +278,6 @@ def _by_length(
     for indices in groups.values():
         for start in range(0, len(indices), _CHUNK):
             part = indices[start : start + _CHUNK]
-            found |= zip(part, run([list(prompts[i]) for i in part]), strict=True)
+            rows = run(part, [list(prompts[i]) for i in part])
+            found |= zip(part, rows, strict=True)
     return [found[index] for index in range(len(prompts))]

@@ -47,6 +47,13 @@ class Llama(nn.Module):
 
     Raises:
         ValueError: a value out of range.
+
+    Example:
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
+        >>> model = Llama(words, features=torch.zeros(9, 3), num_layers=1, dim=8, num_heads=2,
+        ...               hidden_dim=8)
+        >>> model.logits(torch.tensor([[1, 2, words.begin]])).shape[:2]
+        torch.Size([1, 3])
     """
 
     books: Int[Tensor, " C"]

@@ -127,6 +127,15 @@ class PackedRows(Sequence[dict[str, list[int]]]):
 
     Raises:
         FormatError: no such split, a newer format, or a file of another size or content.
+
+    Example:
+        >>> import tempfile
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=9)
+        >>> folder = Path(tempfile.mkdtemp()) / "rows"
+        >>> write_packed(folder, {"train": [{"input_ids": [1, 2]}, {"input_ids": [3]}]}, words)
+        >>> rows = PackedRows(folder, "train")
+        >>> len(rows), rows[1]["input_ids"]
+        (2, [3])
     """
 
     def __init__(self, path: str | Path, split: str) -> None:

@@ -14,8 +14,10 @@ class GrammarProcessor:
     """Mask what the grammar forbids, for ``model.generate(logits_processor=[...])``.
 
     Every row of a batch is at its own place, found from its ids alone, so rows may be left-padded
-    and beams may be reordered. In text, text and ``begin`` pass; a prompt that ends with ``begin``
-    asks for an image. Give ``max_new_tokens`` room for the whole span.
+    and beams may be reordered. A row that is one id longer than a row of the call before was
+    generated; every other one is a prompt, and is checked. In text, text and ``begin`` pass; a
+    prompt that ends with ``begin`` asks for an image. Give ``max_new_tokens`` room for the whole
+    span.
 
     Args:
         vocabulary: of the model.
@@ -35,15 +37,17 @@ class GrammarProcessor:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._grammar = Grammar(vocabulary)
-        self._length = -1
+        self._seen: frozenset[bytes] = frozenset()
 
     def __call__(
         self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]
     ) -> Float[Tensor, "B V"]:
         """Return the scores with -inf wherever the grammar forbids an id."""
-        if input_ids.shape[1] != self._length + 1:  # a prompt; what is generated is right
-            for row in input_ids.cpu().numpy():
+        rows = input_ids.cpu().numpy()
+        for row in rows:
+            # What is generated is right, or a beam that has no chance left: it is not checked.
+            if row[:-1].tobytes() not in self._seen:
                 list(self._grammar.spans(row, may_go_on=True))
-        self._length = input_ids.shape[1]
+        self._seen = frozenset(row.tobytes() for row in rows)
         allowed = self._grammar.allowed(self._grammar.places(input_ids), scores.shape[-1])
         return scores.masked_fill(~allowed, -torch.inf)

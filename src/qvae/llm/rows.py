@@ -130,6 +130,17 @@ def parse(ids: Any, vocabulary: Vocabulary, tokenizer: TextTokenizer) -> list[Te
 
     Raises:
         FormatError: a span that breaks the grammar: where, what was expected, what came.
+
+    Example:
+        >>> class Letters:
+        ...     bos_token_id, eos_token_id = 0, 1
+        ...     def encode(self, text, *, add_special_tokens=True): return [ord(c) for c in text]
+        ...     def decode(self, ids, *, skip_special_tokens=False):
+        ...         return "".join(chr(i) for i in ids if i > 1)
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=128)
+        >>> text, picture = parse([0, 104, 105, 128, 133, 134, 129], words, Letters())
+        >>> text.text, picture.tokens.tolist()
+        ('hi', [3, 4])
     """
     row = np.asarray(ids, dtype=np.int64)
     return _parts(row, np.zeros(len(row), dtype=bool), vocabulary, tokenizer)
@@ -144,6 +155,17 @@ def from_row(
 
     Raises:
         FormatError: columns of unlike length, labels that are not the ids, or broken grammar.
+
+    Example:
+        >>> class Letters:
+        ...     bos_token_id, eos_token_id = 0, 1
+        ...     def encode(self, text, *, add_special_tokens=True): return [ord(c) for c in text]
+        ...     def decode(self, ids, *, skip_special_tokens=False):
+        ...         return "".join(chr(i) for i in ids if i > 1)
+        >>> words = Vocabulary(codebook_sizes=(8,), grid=(2,), tokenizer_hash="", text_size=128)
+        >>> row = to_row([Text("hi", is_prompt=True), Text("ho")], words, Letters())
+        >>> from_row(row, words, Letters())
+        [Text(text='hi', is_prompt=True), Text(text='ho', is_prompt=False)]
     """
     ids = np.asarray(row["input_ids"], dtype=np.int64)
     labels = np.asarray(row.get("labels", ids), dtype=np.int64)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Estimate", "ImportanceStream", "mean_and_errors"]
+__all__ = ["Estimate", "ImportanceStream", "balanced_weights", "mean_and_errors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class ImportanceStream:
 
     With ``w = p(x|z) p(z) / q(z|x)``, z drawn from q: ``elbo`` is the mean of log w; ``bound`` the
     mean over chunks of log mean w, which is the importance weighted bound of as many draws as a
-    chunk has; ``log_p`` is log mean w over all draws. Papers: Burda et al. 2015,
-    arXiv:1509.00519, eq. 8, and section 5 for log p(x) by 5,000 draws; the error of a logarithm of
-    a mean is that of the mean, relative to it (the delta method). All three are below log p(x) in
-    the mean, and rise in this order.
+    chunk has; ``log_p`` is log mean w over all draws, or of better weights where a chunk brings
+    them. Papers: Burda et al. 2015, arXiv:1509.00519, eq. 8, and section 5 for log p(x) by 5,000
+    draws; the error of a logarithm of a mean is that of the mean, relative to it (the delta
+    method). All three are below log p(x) in the mean, and rise in this order. A q that is too
+    narrow misses mass that no draw tells of: then ``log_p`` is low and its error small.
 
     Args:
         num: samples in the batch.
@@ -49,12 +50,20 @@ class ImportanceStream:
         self._log_w, self._log_w2 = zeros.clone(), zeros.clone()
         self._bound, self._bound2 = zeros.clone(), zeros.clone()
 
-    def update(self, log_weights: Float[Tensor, "K B"]) -> None:
-        """Take in a chunk; all chunks should have the same number of draws."""
+    def update(
+        self, log_weights: Float[Tensor, "K B"], better: Float[Tensor, "K B"] | None = None
+    ) -> None:
+        """Take in a chunk; all chunks should have the same number of draws.
+
+        Args:
+            log_weights: of draws from q, nats.
+            better: log weights of as many draws from a safer density, for ``log_p`` alone.
+        """
         chunk = log_weights.detach().double().cpu()
-        top = torch.maximum(self._top, chunk.max(0).values)
+        safe = chunk if better is None else better.detach().double().cpu()
+        top = torch.maximum(self._top, safe.max(0).values)
         shrink = (self._top - top).exp()
-        w = (chunk - top).exp()
+        w = (safe - top).exp()
         self._w = self._w * shrink + w.sum(0)
         self._w2 = self._w2 * shrink.square() + w.square().sum(0)
         self._top = top
@@ -78,6 +87,32 @@ class ImportanceStream:
         """Estimate log p(x) from all draws."""
         mean = _mean(self._w, self._w2, self.num_draws)
         return Estimate(value=self._top + mean.value.log(), error=mean.error / mean.value)
+
+    def effective_draws(self) -> Float[Tensor, " B"]:
+        """Return (sum w)^2 / sum w^2: how many equal weights would be as sure as those of log_p."""
+        return self._w.square() / self._w2
+
+
+def balanced_weights(
+    log_joint: Float[Tensor, "S K B"], log_q: Float[Tensor, "S S K B"]
+) -> Float[Tensor, "K B"]:
+    """Weigh draws from several densities against their mixture: log mean of p(x, z) / mean of q_s.
+
+    K draws come from each density, and one of each makes a row, so rows are independent and the
+    mean of their weights is p(x). No draw weighs more than S times what its own density alone gives
+    it: a wide second density costs little, and bounds the weights where the first is too narrow.
+    Papers: Veach & Guibas 1995, the balance heuristic; Hesterberg 1995, defensive mixtures.
+
+    Args:
+        log_joint: log p(x, z) of the draws from each density, nats.
+        log_q: log density of the same draws (second axis) under each density (first axis).
+
+    Example:
+        >>> balanced_weights(torch.zeros(2, 1, 1), torch.zeros(2, 2, 1, 1)).item()
+        0.0
+    """
+    log_share = math.log(len(log_joint))
+    return (log_joint - (log_q.logsumexp(0) - log_share)).logsumexp(0) - log_share
 
 
 def _mean(total: Tensor, squares: Tensor, num: int) -> Estimate:

@@ -21,8 +21,8 @@ class ConditionFeatures(nn.Module):
     Paper: Fourier features, Tancik et al. 2020, arXiv:2006.10739, section 4. Ours differs: fixed
     harmonics of the period in place of random frequencies, so the features are exactly periodic.
     Every condition gives its features and a flag, 1 where it is not told (its features are then
-    0), so a network learns "not told" like a value. There is nothing to train here, but for a
-    ``text``.
+    0), so a network can learn "not told" like a value, from samples that lack one and from a
+    prior's hidden conditions. There is nothing to train here, but for a ``text``.
 
     A ``category`` gives one feature per name; a ``number`` (standardised, as in
     :class:`~qvae.types.Condition`) itself and three sine/cosine pairs; a ``cyclic`` value v the

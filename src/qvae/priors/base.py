@@ -7,9 +7,8 @@ its position's codebook, and refuses to score one.
 """
 
 import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +16,22 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
-from qvae.priors.digits import to_digits, token_ranges
-from qvae.priors.draw import Choose, Draw, Sampler, draws, fixed_tokens, is_within, noise_of
+from qvae.priors.digits import to_digits, token_layout, token_ranges
+from qvae.priors.draw import (
+    Choose,
+    Draw,
+    OnStep,
+    OnTokens,
+    Sampler,
+    draws,
+    fixed_tokens,
+    is_within,
+    noise_of,
+)
 from qvae.priors.scoring import log_probs_loss, pick_log_probs, row_sums
+from qvae.priors.told import check_guidance, told_rows
 from qvae.registry import did_you_mean, resolve
-from qvae.types import Batch, Condition, Loss, cond_width
+from qvae.types import Batch, Condition, Loss
 
 __all__ = ["Prior", "build_prior", "to_digits", "token_ranges"]
 
@@ -46,6 +56,8 @@ class Prior(nn.Module, ABC):
 
     config: dict[str, Any]
     """How :func:`build_prior` made this; empty when built by hand."""
+    null_prob: float = 0.0
+    """Share of training rows that were told nothing; guidance needs some."""
     low: Int[Tensor, " N"]
     high: Int[Tensor, " N"]
 
@@ -59,27 +71,10 @@ class Prior(nn.Module, ABC):
         grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        sizes = tuple(codebook_sizes) if codebook_sizes is not None else (vocab_size,)
-        if not sizes or any(size < 1 for size in sizes) or sum(sizes) != vocab_size:
-            raise ValueError(
-                f"codebook_sizes={sizes}: sizes are >= 1 and sum to vocab_size={vocab_size}"
-            )
-        if num_tokens < 1 or num_tokens % len(sizes):
-            raise ValueError(
-                f"num_tokens={num_tokens}: must be a positive multiple of the"
-                f" {len(sizes)} codebooks"
-            )
-        axes = (num_tokens // len(sizes),) if not grid else tuple(grid)
-        if math.prod(axes) * len(sizes) != num_tokens:
-            raise ValueError(
-                f"grid={axes}: with {len(sizes)} codebooks it has {math.prod(axes) * len(sizes)}"
-                f" tokens, not num_tokens={num_tokens}"
-            )
-        self.vocab_size = vocab_size
-        self.num_tokens = num_tokens
-        self.conditions = tuple(conditions)
+        sizes, self.grid = token_layout(vocab_size, num_tokens, codebook_sizes, grid)
         self.codebook_sizes = sizes
-        self.grid = axes
+        self.vocab_size, self.num_tokens = vocab_size, num_tokens
+        self.conditions = tuple(conditions)
         self.config = {}
         low, high = token_ranges(sizes, num_tokens)
         self.register_buffer("low", low, persistent=False)
@@ -138,7 +133,8 @@ class Prior(nn.Module, ABC):
         known: Shaped[Tensor, "..."] | None = None,
         keep: Shaped[Tensor, "..."] | None = None,
         lengths: Shaped[Tensor, "..."] | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Int[Tensor, "num N"]:
         """Draw tokens; each sample has its own random stream, see ``sampling.uniforms``.
 
@@ -150,7 +146,8 @@ class Prior(nn.Module, ABC):
             top_k: keep the k most probable digits; >= 1.
             top_p: keep the fewest digits that hold this probability; in (0, 1].
             min_p: keep the digits at least this share as probable as the best; in (0, 1].
-            guidance: g in ``null + g * (told - null)`` of the logits; 1 is plain sampling.
+            guidance: g in ``null + g * (told - null)`` of the logits; 1 is plain sampling, and
+                all that there is without conditions or with ``null_prob`` = 0.
             seed: sample i depends on (seed, i) alone; a sequence gives each sample its own
                 seed, and sample i is then what ``sample(1, seed=seed[i])`` draws.
             generator: draws the seed, when given.
@@ -160,6 +157,9 @@ class Prior(nn.Module, ABC):
             lengths: ``[num]`` tokens of each sample, in 1..N; what follows is not drawn, and
                 is the first token of its codebook.
             on_step: called with (work done, work in all), in tokens, as the draw goes on.
+            on_tokens: called after each step with (sample numbers ``[b]``, their tokens so far
+                ``[b, N]``, which of these are decided ``[b, N]``), for 256 samples at a time;
+                what is not decided is the first token of its codebook.
 
         Raises:
             ValueError: an argument outside its range.
@@ -169,6 +169,7 @@ class Prior(nn.Module, ABC):
         sampler = Sampler(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, guidance=guidance
         )
+        check_guidance(guidance, conditions=self.conditions, null_prob=self.null_prob)
         rows = self.check_cond(cond, num)
         digits, is_fixed = fixed_tokens(
             num, self.low, self.high, known=known, keep=keep, lengths=lengths
@@ -176,7 +177,15 @@ class Prior(nn.Module, ABC):
         noise = noise_of(num, self.noise_length, seed, generator, self.device)
         found = digits.clone()
         with torch.no_grad():
-            for part, draw in draws(noise, digits, is_fixed, sampler=sampler, on_step=on_step):
+            for part, draw in draws(
+                noise,
+                digits,
+                is_fixed,
+                low=self.low,
+                sampler=sampler,
+                on_step=on_step,
+                on_tokens=on_tokens,
+            ):
                 found[part] = self._draw(rows[part], draw)
         return torch.where(is_fixed, digits, found) + self.low
 
@@ -233,19 +242,9 @@ class Prior(nn.Module, ABC):
         """Return float32 conditions on the prior's device; None is all NaN.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or a number that stands for nothing.
         """
-        width = cond_width(self.conditions)
-        if cond is None:
-            return torch.full((num, width), math.nan, device=self.device)
-        rows = torch.as_tensor(cond, dtype=torch.float32, device=self.device)
-        rows = rows[None] if rows.ndim == 1 else rows
-        if rows.ndim != 2 or rows.shape[1] != width or rows.shape[0] not in (1, num):
-            raise ValueError(
-                f"cond of shape {tuple(cond.shape)}: needs [{num}, {width}],"
-                f" the raw numbers of {[c.name for c in self.conditions]}"
-            )
-        return rows.expand(num, width)
+        return told_rows(cond, num, self.conditions, device=self.device)
 
 
 _FROM_TOKENS = ("vocab_size", "num_tokens", "conditions", "codebook_sizes", "grid", "tokens")

@@ -1,12 +1,46 @@
 """Tokens and digits: a token less the first token of its position's codebook is a digit."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-__all__ = ["to_digits", "token_ranges"]
+__all__ = ["to_digits", "token_layout", "token_ranges"]
+
+
+def token_layout(
+    vocab_size: int,
+    num_tokens: int,
+    codebook_sizes: Sequence[int] | None,
+    grid: Sequence[int] | None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the codebooks' sizes and the grid's axes, with what is None filled in.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+
+    Example:
+        >>> token_layout(8, 6, (5, 3), None)
+        ((5, 3), (3,))
+    """
+    sizes = tuple(codebook_sizes) if codebook_sizes is not None else (vocab_size,)
+    if not sizes or any(size < 1 for size in sizes) or sum(sizes) != vocab_size:
+        raise ValueError(
+            f"codebook_sizes={sizes}: sizes are >= 1 and sum to vocab_size={vocab_size}"
+        )
+    if num_tokens < 1 or num_tokens % len(sizes):
+        raise ValueError(
+            f"num_tokens={num_tokens}: must be a positive multiple of the {len(sizes)} codebooks"
+        )
+    axes = (num_tokens // len(sizes),) if not grid else tuple(grid)
+    if math.prod(axes) * len(sizes) != num_tokens:
+        raise ValueError(
+            f"grid={axes}: with {len(sizes)} codebooks it has {math.prod(axes) * len(sizes)}"
+            f" tokens, not num_tokens={num_tokens}"
+        )
+    return sizes, axes
 
 
 def token_ranges(

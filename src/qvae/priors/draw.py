@@ -15,12 +15,27 @@ from torch import Tensor
 from qvae.priors.digits import to_digits
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
-__all__ = ["Choose", "Draw", "Sampler", "draws", "fixed_tokens", "is_within", "noise_of"]
+__all__ = [
+    "Choose",
+    "Draw",
+    "OnStep",
+    "OnTokens",
+    "Sampler",
+    "draws",
+    "fixed_tokens",
+    "hand_out",
+    "is_within",
+    "noise_of",
+]
 
 _CHUNK = 256
 
 Choose = Callable[[Tensor, int], Tensor]
 """Given float32 logits ``[B, S]`` and the position in a sample, return the digits ``[B]``."""
+OnStep = Callable[[int, int], None]
+"""Is told the work done and the work in all, in tokens."""
+OnTokens = Callable[[Tensor, Tensor, Tensor], None]
+"""Is given sample numbers ``[b]``, their tokens so far ``[b, N]``, and which are decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +88,31 @@ class Draw:
     digits: Int[Tensor, "B N"]
     """What is fixed; anything where nothing is."""
     is_fixed: Bool[Tensor, "B N"]
-    on_step: Callable[[int, int], None]
+    found: Int[Tensor, "B N"]
+    """The digits so far."""
+    is_found: Bool[Tensor, "B N"]
+    on_step: OnStep
     """Told after each step how many tokens of a row are decided, and of how many."""
+    on_found: Callable[[Tensor, Tensor], None] | None = None
+    """Given ``found`` and ``is_found`` after each step."""
     num_decided: int = 0
 
     def choose(self, logits: Float[Tensor, "B S"], n: int) -> Int[Tensor, " B"]:
         """Return the digits of position n: the fixed one, else a draw."""
         drawn = self.sampler.pick(logits, self.noise[:, n])
+        chosen = torch.where(self.is_fixed[:, n], self.digits[:, n], drawn)
+        if self.on_found is not None:
+            self.found[:, n] = chosen
+            self.is_found[:, n] = True
         self.report(self.num_decided + 1)
-        return torch.where(self.is_fixed[:, n], self.digits[:, n], drawn)
+        return chosen
 
     def report(self, done: int) -> None:
-        """Tell how far this draw is."""
+        """Tell how far this draw is, and what is found."""
         self.num_decided = done
         self.on_step(done, self.is_fixed.shape[1])
+        if self.on_found is not None:
+            self.on_found(self.found, self.is_found)
 
     def needed(self) -> list[bool]:
         """Say for each position whether any row still has to be decided there."""
@@ -99,28 +125,47 @@ def draws(
     digits: Int[Tensor, "num N"],
     is_fixed: Bool[Tensor, "num N"],
     *,
+    low: Int[Tensor, " N"],
     sampler: Sampler,
-    on_step: Callable[[int, int], None] | None,
+    on_step: OnStep | None,
+    on_tokens: OnTokens | None,
 ) -> Iterator[tuple[slice, Draw]]:
     """Cut a draw into chunks of rows, so that memory is bounded; each reports for the whole."""
     starts = range(0, len(noise), _CHUNK)
     for chunk, start in enumerate(starts):
+        part = slice(start, min(start + _CHUNK, len(noise)))
 
         def report(done: int, total: int, chunk: int = chunk) -> None:
             if on_step is not None:
                 on_step(chunk * total + done, len(starts) * total)
 
-        part = slice(start, start + _CHUNK)
-        yield (
-            part,
-            Draw(
-                sampler=sampler,
-                noise=noise[part],
-                digits=digits[part],
-                is_fixed=is_fixed[part],
-                on_step=report,
-            ),
+        def show(found: Tensor, is_found: Tensor, part: slice = part) -> None:
+            assert on_tokens is not None
+            rows = torch.arange(part.start, part.stop)
+            hand_out(on_tokens, rows, torch.where(is_found, found, 0) + low, is_found)
+
+        draw = Draw(
+            sampler=sampler,
+            noise=noise[part],
+            digits=digits[part],
+            is_fixed=is_fixed[part],
+            found=digits[part].clone(),
+            is_found=is_fixed[part].clone(),
+            on_step=report,
+            on_found=None if on_tokens is None else show,
         )
+        yield part, draw
+
+
+def hand_out(
+    on_tokens: OnTokens,
+    rows: Int[Tensor, " b"],
+    tokens: Int[Tensor, "b N"],
+    is_decided: Bool[Tensor, "b N"],
+) -> None:
+    """Give a caller copies to keep, outside the inference mode that a loop may run in."""
+    with torch.inference_mode(False), torch.no_grad():
+        on_tokens(rows.clone(), tokens.clone(), is_decided.clone())
 
 
 def noise_of(

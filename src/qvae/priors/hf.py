@@ -52,6 +52,12 @@ class HF(Prior):
         UsageError: transformers is not installed.
         ValueError: both or neither of architecture and path, an unknown model type, a folder
             that is not there, or a context shorter than a sample.
+
+    Example:
+        >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8,
+        ...         "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> HF(architecture=tiny, vocab_size=8, num_tokens=4).sample(3, seed=0).shape
+        torch.Size([3, 4])
     """
 
     head_rows: Int[Tensor, "K S"]

@@ -19,6 +19,8 @@ class IndependentPrior(Prior, ABC):
     ``guidance`` changes nothing: being told is no help.
     """
 
+    null_prob = 1.0
+
     @abstractmethod
     def table(self) -> Float[Tensor, "N S"]:
         """Return log p of every digit at every position; -inf where a codebook is short."""

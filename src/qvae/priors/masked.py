@@ -250,6 +250,7 @@ class Masked(Prior):
                 is_chosen = self._confident(logits, guesses, choice, is_known, quota, step)
             digits = torch.where(is_chosen, guesses, digits)
             is_known = is_known | is_chosen
+            draw.found, draw.is_found = digits, is_known
             draw.report(count)
         return digits
 

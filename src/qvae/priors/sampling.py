@@ -84,6 +84,11 @@ def filter_logits(
     digit that crosses the threshold is kept. Of equal logits the lower digit comes first. Min-p:
     "Turning Up the Heat", arXiv 2407.01082, section 3: a digit is kept if it is at least ``min_p``
     times as probable as the most probable one.
+
+    Example:
+        >>> logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+        >>> filter_logits(logits, top_k=3, top_p=0.7).isfinite().tolist()
+        [True, True, False, False]
     """
     if top_k is not None and top_k < logits.shape[-1]:
         kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
@@ -121,7 +126,13 @@ def pick(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Tensor:
-    """Choose a digit for each row: ``[..., S], [...] -> [...]``, arguments as in ``sample``."""
+    """Choose a digit for each row: ``[..., S], [...] -> [...]``, arguments as in ``sample``.
+
+    Example:
+        >>> logits = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+        >>> pick(logits, torch.tensor([0.4, 0.6]), temperature=1.0).tolist()
+        [0, 1]
+    """
     if temperature == 0 or top_k == 1:
         return logits.argmax(-1)
     if temperature != 1:

@@ -120,6 +120,16 @@ def fit_unigram(
 
     Raises:
         ValueError: a token outside its position's codebook.
+
+    Example:
+        >>> import tempfile
+        >>> from qvae.data.tokens import TokenData, write_tokens
+        >>> folder = tempfile.mkdtemp() + "/tokens"
+        >>> facts = {"grid": (2,), "codebook_sizes": (4,), "tokenizer_hash": ""}
+        >>> write_tokens(folder, {"train": (torch.tensor([[0, 3]] * 100), None)}, **facts)
+        >>> prior = fit_unigram(TokenData(folder).train(), codebook_sizes=(4,), num_tokens=2)
+        >>> prior.sample(1, temperature=0.0).tolist()
+        [[0, 3]]
     """
     options = {"is_per_position": is_per_position, "smoothing": smoothing}
     prior = Unigram(

@@ -42,7 +42,7 @@ def reproduce(study: Study) -> Findings:
         )
         for size, row in found.items()
     ]
-    estimates = ("importance sampling", "HMC")
+    estimates = ("importance sampling", "HMC", "ESS", "ESS < 10")
     rows.append(Row(name="Nz=3, 100 units: log p(x)", ours={n: check[n] for n in estimates}))
     return Findings(
         title="AEVB, figure 2 and the estimator of figure 3",
@@ -110,7 +110,10 @@ def _marginal(study: Study) -> dict[str, Any]:
             "importance sampling": -by_draws["value"],
             "HMC": -by_hmc["value"],
             "errors by the draws": [by_draws["draws_error"], by_hmc["draws_error"]],
-            "draws": draws,
+            "drawn": [row["unit"].rpartition("-log p(x), ")[2] for row in (by_draws, by_hmc)],
+            "ESS": by_draws["ess"],
+            "ESS < 10": by_draws["ess_low"],
+            "left out by HMC": by_hmc["left_out"],
             "num": by_draws["n"],
         }
 
@@ -153,8 +156,9 @@ def _protocol(study: Study, some: dict[str, Any], check: dict[str, Any]) -> dict
         "network": "one hidden layer of 500 tanh units each way, Bernoulli",
         "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",
         "bound": f"one draw a sample; at most {_MOST_TRAIN} samples of a part",
-        "log p(x)": f"{check['num']} test samples; {check['draws']} importance samples; "
-        f"errors by the draws {' and '.join(f'{x:.2g}' for x in check['errors by the draws'])}",
+        "log p(x)": f"{check['num']} test samples; {' and '.join(check['drawn'])}; "
+        f"errors by the draws {' and '.join(f'{x:.2g}' for x in check['errors by the draws'])}; "
+        f"{check['left out by HMC']} samples left out by HMC",
         "seed": study.seed,
         "quick": study.is_quick,
     }

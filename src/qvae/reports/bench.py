@@ -62,6 +62,11 @@ def bench(
     Returns:
         The machine, and for each shape the milliseconds (median and best) and the peak memory in
         MB of each contestant, or the reason why it did not run.
+
+    Example:
+        >>> found = bench("nearest", rounds=1, shapes=[(8, 4, 2)], has_memory=False)
+        >>> found["rows"][0]["contestants"]["torch"]["rounds"]
+        1
     """
     names = (*_SEARCHES, *PEERS) if what == "nearest" else ("ours", "torch", *PEERS)
     rows = []

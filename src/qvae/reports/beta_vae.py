@@ -11,7 +11,7 @@ __all__ = ["reproduce"]
 _RUNS = {"VAE": "shapes2d_vae", "beta-VAE": "shapes2d_beta_vae"}
 _POINTS, _QUICK_POINTS = 10_000, 40
 _BASELINES = ("raw pixels", "PCA", "ICA", "untrained")
-_NEAR = 5.0
+_NEAR, _LEAST = 5.0, 99.2
 
 
 def reproduce(study: Study) -> Findings:
@@ -63,20 +63,32 @@ def reproduce(study: Study) -> Findings:
 def _checks(
     scores: dict[str, dict[str, float]], published: dict[str, float | None]
 ) -> dict[str, bool]:
-    """What the paper claims; the baselines are asked of one protocol at a time."""
-
-    def is_near(protocol: str) -> bool:
-        gaps = [abs(scores[name][protocol] - (published[name] or 0.0)) for name in _BASELINES]
-        return max(gaps) <= _NEAR
-
-    near = [protocol for protocol in PROTOCOLS if is_near(protocol)]
-    best = max(scores["beta-VAE"].values())
-    claims = {
+    """What the paper claims; baselines and beta-VAE are asked of one and the same protocol."""
+    claim, is_met = _one_protocol(scores, published)
+    return {
         "true factors score 100 under every protocol": min(scores["ground truth"].values()) == 100,
-        f"beta-VAE at least 99.2 under some protocol ({best:.2f})": best >= 99.2,
+        claim: is_met,
         "beta-VAE above the VAE under every protocol": all(
             scores["beta-VAE"][name] > scores["VAE"][name] for name in PROTOCOLS
         ),
     }
-    which = ", ".join(near) or "none"
-    return {**claims, f"baselines within {_NEAR:g} points under a protocol ({which})": bool(near)}
+
+
+def _one_protocol(
+    scores: dict[str, dict[str, float]], published: dict[str, float | None]
+) -> tuple[str, bool]:
+    """Find the protocol nearest to the paper: the worst of its five misses is the least."""
+
+    def gap(name: str, protocol: str) -> float:
+        return scores[name][protocol] - (published[name] or 0.0)
+
+    def miss(protocol: str) -> float:
+        baselines = max(abs(gap(name, protocol)) for name in _BASELINES)
+        return max(baselines - _NEAR, _LEAST - scores["beta-VAE"][protocol])
+
+    nearest = min(PROTOCOLS, key=miss)
+    is_met = miss(nearest) <= 0
+    gaps = ", ".join(f"{name} {gap(name, nearest):+.2f}" for name in _BASELINES)
+    claim = f"one protocol has all baselines within {_NEAR:g} points and beta-VAE at {_LEAST:g}"
+    found = f"{'it is' if is_met else 'none; the nearest is'} {nearest!r}"
+    return f"{claim}: {found}, {gaps}, beta-VAE {scores['beta-VAE'][nearest]:.2f}", is_met

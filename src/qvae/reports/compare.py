@@ -109,6 +109,11 @@ def compare(
     Raises:
         UsageError: an argument breaks its rule, or the folder holds another comparison.
         Interrupted: the training at hand has saved its state.
+
+    Example:
+        >>> compare("runs/compare", quantizers=["vq", "fsq", "vq"])  # before any work starts
+        Traceback (most recent call last):
+        qvae.errors.UsageError: seeds=3, quantizers=['vq', 'fsq', 'vq']: needs some, each once
     """
     path = Path(path)
     if seeds < 1 or not quantizers or len(set(quantizers)) < len(quantizers):

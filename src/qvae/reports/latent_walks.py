@@ -9,11 +9,13 @@ from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
-from qvae.bottlenecks.gaussian import Gaussian, gaussian_kl
+from qvae.bottlenecks.gaussian import Gaussian
 from qvae.errors import UsageError
 from qvae.types import Batch
 
 __all__ = ["Traversal", "interpolate", "manifold", "slerp", "traverse"]
+
+_DRAWN = 4096
 
 
 def slerp(
@@ -59,31 +61,56 @@ class Traversal:
 
 @torch.inference_mode()
 def traverse(
-    model: Autoencoder, batch: Batch, *, index: int, values: Float[Tensor, " T"], most: int
+    model: Autoencoder,
+    batch: Batch,
+    *,
+    index: int,
+    values: Float[Tensor, " T"],
+    most: int,
+    seed: int = 0,
 ) -> Traversal:
     """Move each coordinate of a sample's posterior mean through ``values``.
+
+    What a coordinate carries and where it goes follow the model's own prior. Under a learned one
+    the KL is estimated from one draw a sample, and can come out negative for a coordinate that
+    carries nothing; the middle and the deviation of a coordinate are those of 4096 draws.
 
     Args:
         model: with a Gaussian bottleneck.
         batch: on which the KL of each coordinate is averaged.
         index: the sample in it that is moved.
-        values: in deviations of the prior.
+        values: from the prior's mean, in deviations of the prior.
         most: how many coordinates, those of the largest KL.
+        seed: of those draws.
 
     Raises:
         UsageError: the bottleneck is not Gaussian.
     """
     bottleneck = _gaussian(model, "traversal")
     mean, log_var = bottleneck.posterior(model.embed(batch.x, batch.cond))
-    kl = gaussian_kl(mean, log_var).flatten(1).mean(dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    drawn = mean + torch.exp(0.5 * log_var) * noise
+    kl = bottleneck.cost(drawn, mean, log_var).flatten(1).mean(dim=0)
     order = kl.argsort(descending=True)[:most]
+    middle, width = (part.expand(mean.shape[1:]).flatten() for part in _moments(bottleneck, seed))
     start = mean[index].flatten()
     z = start.repeat(len(order), len(values), 1)
     for row, dim in enumerate(order.tolist()):
-        z[row, :, dim] = values.to(z.device)
+        z[row, :, dim] = middle[dim] + width[dim] * values.to(z.device)
     cond = None if batch.cond is None else batch.cond[index : index + 1]
     x = _decode(model, z.view(-1, *mean.shape[1:]), cond)
     return Traversal(x=x.unflatten(0, (len(order), -1)), kl=kl[order].cpu(), dims=order.tolist())
+
+
+def _moments(bottleneck: Gaussian, seed: int) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the prior, by coordinate of a cell."""
+    if bottleneck.prior is None:
+        return torch.zeros(bottleneck.out_dim), torch.ones(bottleneck.out_dim)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(_DRAWN, 2, bottleneck.out_dim, generator=generator)
+    z = bottleneck.from_noise(noise.to(next(bottleneck.parameters()).device))
+    return z.mean(dim=0), z.std(dim=0)
 
 
 @torch.inference_mode()
@@ -102,10 +129,19 @@ def interpolate(model: Autoencoder, batch: Batch, *, num_steps: int) -> Float[Te
 
 
 @torch.inference_mode()
-def manifold(model: Autoencoder, *, side: int) -> Float[Tensor, "R C *CS"]:
-    """Decode a plane of two coordinates at evenly spaced quantiles of the normal.
+def manifold(
+    model: Autoencoder, *, side: int, cond: Float[Tensor, "1 M"] | None = None
+) -> Float[Tensor, "R C *CS"]:
+    """Decode a plane of two coordinates at evenly spaced quantiles of the prior.
 
-    Paper: Kingma & Welling 2013, arXiv:1312.6114, figure 4.
+    Paper: Kingma & Welling 2013, arXiv:1312.6114, figure 4. Under a learned prior the quantiles of
+    the second coordinate, upwards, are those that the first one leaves it, so equal areas of the
+    plane are equally likely there, too.
+
+    Args:
+        model: with a Gaussian bottleneck of two coordinates.
+        side: pictures in a row and in a column.
+        cond: what to tell the decoder, raw numbers.
 
     Raises:
         UsageError: the latent is not Gaussian, or has not two coordinates.
@@ -115,10 +151,10 @@ def manifold(model: Autoencoder, *, side: int) -> Float[Tensor, "R C *CS"]:
     if dims != 2:
         raise UsageError(f"kind=manifold: the latent has {dims} coordinates, a plane needs 2")
     share = (torch.arange(side) + 0.5) / side
-    axis = torch.special.ndtri(share)
-    down, across = torch.meshgrid(axis.flip(0), axis, indexing="ij")
-    z = torch.stack([across, down], dim=-1).to(next(model.parameters()).device)
-    x = _decode(model, z.view(-1, *model.grid, bottleneck.out_dim), None)
+    down, across = torch.meshgrid(share.flip(0), share, indexing="ij")
+    plane = torch.stack([across, down], dim=-1).to(next(model.parameters()).device)
+    z = bottleneck.quantile(plane.view(-1, *model.grid, bottleneck.out_dim))
+    x = _decode(model, z, cond)
     return x.unflatten(0, (side, side))
 
 

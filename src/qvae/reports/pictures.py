@@ -1,8 +1,6 @@
 """Pictures of what a run has learned: one function a kind, each from a run to frames."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,100 +12,82 @@ from qvae.bottlenecks.base import Quantizer
 from qvae.data.base import DataModule
 from qvae.errors import UsageError
 from qvae.reports.latent_walks import interpolate, manifold, traverse
-from qvae.reports.sheets import ANIMATED, code_maps, save_frames, scatter, sheet
-from qvae.runs.loading import Run, open_run_data
+from qvae.reports.sheets import code_maps, scatter, sheet
+from qvae.runs.loading import Run, told_row
+from qvae.runs.representations import require_untold
 from qvae.runs.sampling import sample_run
 from qvae.types import Batch
 
-__all__ = ["KINDS", "draw", "kind_for", "plot_run"]
+__all__ = ["FILMS", "KINDS", "USES", "draw"]
 
 _COLUMNS = 10
 _STEPS = 11
 _FILM = 24
+_SIDE = 20
 _REACH = 2.5  # of a traversal, in deviations of the prior
 _AVERAGED, _SCATTERED = 1024, 5000
 
 Frames = list[UInt8[np.ndarray, "Y X 3"]]
 
 
-def plot_run(
-    run: Run,
-    *,
-    kind: str,
-    path: str | Path,
-    num: int = 8,
-    data: str | None = None,
-    column: str | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Draw a kind of picture and write it: ``.png``, or a film as ``.gif``, ``.webp``, ``.apng``.
-
-    Args:
-        run: an autoencoder's; for samples, a prior's too.
-        kind: a name of :data:`KINDS`.
-        path: file to write; its suffix says whether the picture moves.
-        num: rows, or samples, >= 1.
-        data: other data than the run's own.
-        column: labels for scatter; None is the data's first category, if it has one.
-        seed: of which samples, and of what is drawn, >= 0.
-
-    Returns:
-        The path, how many frames, and their width and height.
-
-    Raises:
-        UsageError: an unknown kind or suffix, or a kind that this model has not.
-        DataError: the data cannot be read.
-    """
-    path = Path(path)
-    is_film = path.suffix in ANIMATED
-    kind_for(kind, path)
-    if column is not None and kind != "scatter":
-        raise UsageError(f"column={column!r}: goes with kind=scatter")
-    frames = draw(run, kind=kind, num=num, data=data, column=column, seed=seed, is_film=is_film)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_frames(frames, path)
-    height, width = frames[0].shape[:2]
-    return {"path": str(path), "frames": len(frames), "width": width, "height": height}
-
-
-def kind_for(kind: str, path: Path) -> None:
-    """Refuse a kind or a suffix, before any work.
-
-    Raises:
-        UsageError: with the names that there are.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
-    if path.suffix not in (".png", *ANIMATED):
-        raise UsageError(f"{path}: must end in .png, {', '.join(ANIMATED)}")
-    if path.suffix in ANIMATED and kind not in _FILMS:
-        raise UsageError(f"{path}: kind={kind} does not move; {', '.join(_FILMS)} do")
-
-
 def draw(
     run: Run,
     *,
     kind: str,
+    data: Callable[[], DataModule],
     num: int = 8,
-    data: str | None = None,
     column: str | None = None,
+    cond: Mapping[str, str] | None = None,
     seed: int = 0,
     is_film: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Frames:
-    """Return the frames of a kind of picture; one, unless it is a film."""
+    """Return the frames of a kind of picture; one, unless it is a film.
+
+    Args:
+        run: an autoencoder's; for samples, a prior's too.
+        kind: a name of :data:`KINDS`; which of the others it uses is in :data:`USES`.
+        data: opens the data.
+        num: rows, >= 1.
+        column: labels for scatter; None is the first category that the encoder is not told.
+        cond: what to tell the model for samples and manifold.
+        seed: of which samples, and of what is drawn, >= 0.
+        is_film: several frames, for a kind of :data:`FILMS`.
+        tell: called with a remark, such as which conditions are not told.
+
+    Raises:
+        UsageError: a kind that this model has not.
+        DataError: the data cannot be read.
+    """
     if kind == "samples":
-        x = sample_run(run, num=num * _COLUMNS, seed=seed)
+        x = sample_run(run, num=num * _COLUMNS, cond=cond, seed=seed, tell=tell)
         return [sheet(x.unflatten(0, (num, _COLUMNS)))]
     if not isinstance(run.model, Autoencoder):
         raise UsageError(
             f"{run.path}: is the run of a prior; it has samples, its tokenizer the rest"
         )
     if kind == "manifold":
-        return [sheet(manifold(run.model, side=20))]
-    source = open_run_data(run, data)
+        row = told_row(run, cond or {}, tell=tell)
+        rows = None if row is None else row[None]
+        return [sheet(manifold(run.model, side=_SIDE, cond=rows))]
     if kind == "scatter":
-        return [_scatter(run.model, source, column)]
-    return _BY_SAMPLES[kind](run.model, source, num, seed, is_film)
+        source = data()
+        return [_scatter(run.model, source, _label_column(run, source, column))]
+    return _BY_SAMPLES[kind](run.model, data(), num, seed, is_film)
+
+
+def _label_column(run: Run, data: DataModule, column: str | None) -> str | None:
+    """Return what colours a scatter: the column asked for, else the first category.
+
+    A column that the encoder is told is refused, or passed over: its colours would part codes
+    that never looked at the data.
+    """
+    if column is not None:
+        require_untold(run, column)
+        return column
+    if isinstance(run.model, Autoencoder) and run.model.conditioner is not None:
+        return None  # what it is told is all that the data names
+    return next((item.name for item in data.spec.conditions if item.kind == "category"), None)
 
 
 def _some(model: Autoencoder, data: DataModule, num: int, seed: int) -> Batch:
@@ -140,7 +120,7 @@ def _traversal(model: Autoencoder, data: DataModule, num: int, seed: int, is_fil
         values = _REACH * torch.sin(torch.linspace(0, 2 * torch.pi, _FILM + 1)[:-1])
     else:
         values = torch.linspace(-_REACH, _REACH, _STEPS)
-    found = traverse(model, batch, index=0, values=values, most=num)
+    found = traverse(model, batch, index=0, values=values, most=num, seed=seed)
     return _film(found.x) if is_film else [sheet(found.x)]
 
 
@@ -200,9 +180,7 @@ def _scatter(
         points = points @ axes.T
     if points.shape[1] < 2:
         points = np.hstack([points, np.zeros_like(points)])
-    categories = [item.name for item in data.spec.conditions if item.kind == "category"]
-    name = column if column is not None else next(iter(categories), None)
-    labels = None if name is None else data.column(name, "test")[:num]
+    labels = None if column is None else data.column(column, "test")[:num]
     return scatter(points, labels)
 
 
@@ -212,6 +190,17 @@ _BY_SAMPLES: dict[str, Callable[..., Frames]] = {
     "interpolation": _interpolation,
     "codes": _codes,
 }
-_FILMS = ("traversal", "interpolation")
-KINDS = (*_BY_SAMPLES, "samples", "manifold", "scatter")
-"""What can be drawn; the first four from samples of the test part."""
+USES: dict[str, tuple[str, ...]] = {
+    "reconstructions": ("num", "data", "seed"),
+    "traversal": ("num", "data", "seed"),
+    "interpolation": ("num", "data", "seed"),
+    "codes": ("data", "seed"),
+    "samples": ("num", "cond", "seed"),
+    "manifold": ("cond",),
+    "scatter": ("data", "column"),
+}
+"""What can be drawn, and the options that change it."""
+KINDS = tuple(USES)
+"""Names of what can be drawn."""
+FILMS = ("traversal", "interpolation")
+"""Those that can move."""

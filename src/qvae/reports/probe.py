@@ -11,7 +11,7 @@ from qvae.data.base import DataModule
 from qvae.errors import DataError, UsageError
 from qvae.metrics.disentanglement.lattice import require_sklearn
 from qvae.runs.loading import Run
-from qvae.runs.representations import flat_codes
+from qvae.runs.representations import flat_codes, require_untold
 from qvae.runs.tokens import batches_of
 
 __all__ = ["probe_features", "probe_run", "probe_table"]
@@ -43,11 +43,13 @@ def probe_run(run: Run, data: DataModule, *, column: str, seed: int = 0) -> dict
         ``{"column", "classes", "code_dim", "rows": {name: {"accuracy", "valid", "n", ...}}}``.
 
     Raises:
-        UsageError: the run is a prior's, or scikit-learn is missing.
+        UsageError: the run is a prior's, its encoder is told the column, or scikit-learn is
+            missing.
         DataError: no such column, an empty label, or a label that only test or valid have.
     """
     if not isinstance(run.model, Autoencoder):
         raise UsageError(f"{run.path}: is the run of a prior; give its tokenizer's run")
+    require_untold(run, column)
     require_sklearn()
     labels, names = _labels(data, column)
     codes, pixels = _read(run.model, data)

@@ -7,7 +7,7 @@ printed as such.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,22 +126,63 @@ class Study:
     ) -> dict[str, Any]:
         """Train a recipe in ``runs/<name>`` and measure it, or return what that gave before.
 
+        A run that ended is only measured, so without its ``scores.json`` it is scored anew. It may
+        have been trained in another precision, which the table tells, and not by another recipe.
+
         Args:
             name: of the run's folder.
             recipe: what to train.
             measure: from the open run and its data to plain numbers.
+
+        Raises:
+            UsageError: the folder holds a run of another recipe.
         """
         path = self.folder / "runs" / name
         done = path / "scores.json"
         if done.is_file():
             return dict(read_json(done))
-        self.tell(f"{name}: {recipe.train['steps']} steps")
-        options: dict[str, Any] = {"device": self.device, "progress": self.progress}
-        train_recipe(recipe, run=path, resume=True, **options)
+        if not (path / "model").is_dir():
+            self.tell(f"{name}: {recipe.train['steps']} steps")
+            options: dict[str, Any] = {"device": self.device, "progress": self.progress}
+            train_recipe(recipe, run=path, resume=True, **options)
         run = open_run(path)
+        _require_recipe(run, recipe)
         scores = dict(measure(run, open_run_data(run)))
         write_json(done, scores)
         return scores
+
+    def trained_on(self) -> str:
+        """Say on what the runs were trained, as far as it can change their numbers."""
+        files = sorted(self.folder.glob("runs/*/env.json"))
+        return "; ".join(dict.fromkeys(_machine(read_json(file)) for file in files))
+
+
+def _machine(env: Mapping[str, Any]) -> str:
+    place = env["processor"] if env["device"] == "cpu" else env["device"]
+    threads = f"{env['num_threads']} thread{'s' if env['num_threads'] > 1 else ''}"
+    versions = ", ".join(f"{name} {env[name]}" for name in ("torch", "python", "qvae"))
+    return f"{place}, {threads}, {env['precision']}, {versions}"
+
+
+def _require_recipe(run: Run, recipe: Recipe) -> None:
+    """Refuse a finished run that something else than its precision sets apart."""
+    assert run.recipe is not None, "training wrote it"
+    was, asked = (_flat(part.resolved()) for part in (run.recipe, recipe))
+    for key in sorted({*was, *asked} - {"train.precision"}):
+        if was.get(key) != asked.get(key):
+            raise UsageError(
+                f"{run.path}: was trained with {key}={was.get(key)!r}, and this study asks for "
+                f"{asked.get(key)!r}; choose another --run"
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every leaf by its dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return leaves
 
 
 def reproduce_paper(
@@ -188,6 +229,8 @@ def reproduce_paper(
     )
     _claim(folder, {"paper": name, "data": data, "is_quick": is_quick, "seed": seed})
     findings: Findings = import_attribute(PAPERS[name])(study)
+    machine = {"trained on": study.trained_on(), "scored": "float32, on the processor"}
+    findings = replace(findings, protocol={**findings.protocol, **machine})
     report = asdict(findings)
     write_json(folder / "results.json", report)
     write_text(folder / "table.md", table(findings) + "\n")

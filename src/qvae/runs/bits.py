@@ -16,6 +16,7 @@ from qvae.priors.base import Prior
 from qvae.runs.files import read_sample
 from qvae.runs.loading import Run
 from qvae.runs.tokens import batches_of
+from qvae.runs.units import gives_bits, loss_unit, nll_unit
 
 __all__ = ["score_files", "total_bits"]
 
@@ -32,7 +33,8 @@ def score_files(
 
     A prior's run scores the tokens: ``nats`` is -log p(tokens) and ``score`` the bits a token. A
     VAE's or a quantizer's run scores the data: ``nats`` is nll + rate, and ``score`` that in bits
-    a dimension where the likelihood is discrete, else in nats a dimension.
+    a dimension where it bounds bits, else in nats a dimension; ``unit`` says what they are then:
+    a density, a profile likelihood (sigma fitted to the file itself), or an error without a rate.
 
     Raises:
         DataError: a file that cannot be read or has another shape.
@@ -50,9 +52,8 @@ def score_files(
             score, unit = nats / (math.log(2) * run.model.num_tokens), "bits/token"
         else:
             nats = float(sum(_nll(run.model, x, told)))
-            is_bits = _is_probability(run.model)
-            score = nats / spec.num_dims / (math.log(2) if is_bits else 1)
-            unit = "bits/dim" if is_bits else "nats/dim, a density"
+            unit = loss_unit(run.model, spec.levels)
+            score = nats / spec.num_dims / (math.log(2) if unit == "bits/dim" else 1)
         rows.append({"file": str(file), "score": score, "unit": unit, "nats": nats})
     return rows
 
@@ -101,14 +102,14 @@ def total_bits(run: Run, first: Run, data: DataModule) -> dict[str, dict[str, An
     means = {name: value / num for name, value in sums.items()}
     rates = {"prior": "bits_per_dim_total", "uniform": "bits_per_dim_uniform"}
     rows: dict[str, tuple[float, str]] = {
-        "nll_given_tokens": (means["nll"], "nats/sample"),
+        "nll_given_tokens": (means["nll"], nll_unit(model)),
         "rate_prior": (means["prior"], "nats/sample"),
         "rate_uniform": (means["uniform"], "nats/sample"),
     }
     if run.conditions:
         rows["rate_prior_told"] = (means["told"], "nats/sample, told the conditions")
         rates["told"] = "bits_per_dim_told"
-    if _is_probability(model):
+    if gives_bits(model, data.spec.levels):
         scale = math.log(2) * data.spec.num_dims
         for rate_name, name in rates.items():
             rows[name] = ((means["nll"] + means[rate_name]) / scale, "bits/dim, (nll + rate)")
@@ -122,8 +123,3 @@ def _nll(model: Autoencoder, x: Tensor, cond: Tensor | None) -> tuple[Tensor, Te
     """Return -log p(x | z) and the model's own rate, nats a sample."""
     latent = model.encode(x, cond)
     return model.likelihood.nll(model.decode(latent.z, cond).float(), x), latent.rate
-
-
-def _is_probability(model: Autoencoder) -> bool:
-    """Whether the likelihood gives probabilities of the values that the data can take."""
-    return model.likelihood.is_discrete and model.likelihood.levels == model.spec.levels

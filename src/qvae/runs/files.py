@@ -69,6 +69,14 @@ def compress_file(
 ) -> Compressed:
     """Compress a sample's file with a run's tokenizer and, if it is a prior's run, its prior.
 
+    Args:
+        run: of a prior, or of a quantizer, whose codes then all cost the same.
+        file: a picture or an .npy array of the model's shape.
+        output: the file to write, whole or not at all.
+        cond: raw numbers of what the file shows, as :func:`~qvae.runs.loading.told_row` makes
+            them; they are kept in the bytes. A conditional model that is told nothing needs more
+            bytes, and may decode to another picture.
+
     Raises:
         DataError: the file cannot be read, or has another shape.
         UsageError: the run has no codes, or constriction is not installed.

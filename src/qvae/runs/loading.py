@@ -1,14 +1,18 @@
 """Open a run folder: its model, its tokenizer, its recipe and its data."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
 from qvae.config import Recipe, load_recipe
 from qvae.data.base import DataModule
+from qvae.data.conditions import condition_row
 from qvae.data.tokens import TokenData
 from qvae.errors import DataError, FormatError, UsageError
 from qvae.pretrained import load_model
@@ -18,7 +22,12 @@ from qvae.store import read_json
 from qvae.tokenizer import Tokenizer
 from qvae.types import Condition
 
-__all__ = ["Run", "open_run", "open_run_data"]
+__all__ = ["Run", "open_run", "open_run_data", "told_row"]
+
+_NEVER_HIDDEN = (
+    "; training an autoencoder hides no condition, so unless its data lacked values, "
+    "this model never saw that input"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +131,33 @@ def open_run_data(run: Run, data: str | Path | None = None) -> DataModule:
             f"{module.spec.shape}, the model takes {run.model.spec.shape}"
         )
     return module
+
+
+def told_row(
+    run: Run, cond: Mapping[str, str], *, tell: Callable[[str], None] = lambda _: None
+) -> Float[Tensor, " M"] | None:
+    """Turn what is told, as text, into raw numbers; None where the run has no conditions.
+
+    ``tell`` hears what is left untold. A prior learns that by hiding conditions; training an
+    autoencoder hides none, so it may be an input that the decoder never saw.
+
+    Args:
+        run: whose conditions.
+        cond: such as ``{"time": "4:20"}``; what is not named is NaN, "not told".
+        tell: called with a sentence about what is not told, and about unknown words.
+
+    Raises:
+        UsageError: an unknown condition or value, or a model that hears none.
+    """
+    listens = isinstance(run.model, Prior) or run.model.conditioner is not None
+    if cond and not listens:
+        raise UsageError(
+            f"{run.path}: this model hears no conditions, so {next(iter(cond))} cannot be told; "
+            "train it with model.conditional true, or take the run of its prior"
+        )
+    row = torch.from_numpy(condition_row(run.conditions, cond, tell=tell))
+    untold = [item.name for item in run.conditions if item.name not in cond]
+    if untold and listens:
+        is_new = "" if isinstance(run.model, Prior) else _NEVER_HIDDEN
+        tell(f"not told: {', '.join(untold)}{is_new}")
+    return row.to(run.device) if run.conditions else None

@@ -11,7 +11,9 @@ from tqdm import tqdm
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
 from qvae.bottlenecks.gaussian import Gaussian
+from qvae.errors import UsageError
 from qvae.metrics.disentanglement.lattice import Represent, draw_rows, require_sklearn
+from qvae.runs.loading import Run
 
 __all__ = [
     "FactorData",
@@ -21,6 +23,7 @@ __all__ = [
     "pca",
     "pixels",
     "posteriors",
+    "require_untold",
     "tabulated",
     "true_factors",
 ]
@@ -43,6 +46,23 @@ class FactorData(Protocol):
     def classes(self, rows: Int[np.ndarray, " B"]) -> Int[np.ndarray, "B K"]:
         """Return which value of each factor they have."""
         ...
+
+
+def require_untold(run: Run, column: str) -> None:
+    """Refuse a column that the encoder is told: codes may hold it that never looked at the data.
+
+    Raises:
+        UsageError: names the run and its conditions.
+    """
+    model = run.model
+    if not isinstance(model, Autoencoder) or model.conditioner is None:
+        return
+    told = [condition.name for condition in run.conditions]
+    if column in told:
+        raise UsageError(
+            f"column={column!r}: the encoder of {run.path} is told {', '.join(told)}, so its codes "
+            "may hold the answer; take a column that it is not told, or a model without conditions"
+        )
 
 
 @torch.inference_mode()

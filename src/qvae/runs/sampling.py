@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.data.base import DataModule
-from qvae.data.conditions import condition_row
 from qvae.errors import DataError, UsageError
 from qvae.priors.base import Prior
 from qvae.priors.unigram import Unigram
 from qvae.runs.files import read_sample
 from qvae.runs.inpainting import keep_tokens, region_mask
-from qvae.runs.loading import Run, open_run_data
-from qvae.runs.tokens import batches_of
+from qvae.runs.loading import Run, open_run_data, told_row
+from qvae.runs.tokens import batches_of, token_bar
 from qvae.tokenizer import Tokenizer
 from qvae.types import DataSpec
 
@@ -69,7 +67,8 @@ def sample_run(
         UsageError: an unknown condition or value, or a model that cannot be sampled.
         DataError: the sample to in-paint cannot be read.
     """
-    rows = _cond_rows(run, num, cond or {}, tell)
+    row = told_row(run, cond or {}, tell=tell)
+    rows = None if row is None else row.expand(num, len(row))
     options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
     options |= _kept(run, inpaint, rows)
     if isinstance(run.model, Prior):
@@ -86,23 +85,6 @@ def sample_run(
         f"{run.path}: its bottleneck has no distribution to draw from; train a VAE (gaussian) or "
         "a quantizer and a prior"
     )
-
-
-def _cond_rows(
-    run: Run, num: int, cond: Mapping[str, str], tell: Callable[[str], None]
-) -> Tensor | None:
-    """Return the same row of raw numbers ``num`` times; None where there are no conditions."""
-    listens = isinstance(run.model, Prior) or run.model.conditioner is not None
-    if cond and not listens:
-        raise UsageError(
-            f"{run.path}: this model hears no conditions, so {next(iter(cond))} cannot be told; "
-            "train it with model.conditional true, or sample its prior"
-        )
-    row = torch.from_numpy(condition_row(run.conditions, cond, tell=tell))
-    untold = [item.name for item in run.conditions if item.name not in cond]
-    if untold and listens:
-        tell(f"not told: {', '.join(untold)}")
-    return row.expand(num, len(row)).to(run.device) if run.conditions else None
 
 
 def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, Tensor]:
@@ -124,12 +106,7 @@ def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, T
 def _by_prior(
     prior: Prior, tokenizer: Tokenizer, num: int, cond: Tensor | None, **options: Any
 ) -> Tensor:
-    with tqdm(desc="sample", unit="token", disable=None, dynamic_ncols=True) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with token_bar("sample") as report:
         tokens = prior.sample(num, cond, on_step=report, **options)
     return tokenizer.decode(tokens, cond).cpu()
 

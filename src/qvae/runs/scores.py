@@ -21,6 +21,7 @@ from qvae.priors.base import Prior
 from qvae.priors.unigram import fit_unigram
 from qvae.runs.loading import Run
 from qvae.runs.tokens import batches_of
+from qvae.runs.units import gives_bits, nll_unit
 from qvae.types import Batch
 
 __all__ = ["evaluate_run"]
@@ -116,14 +117,11 @@ def _score_autoencoder(
         )
     elif not isinstance(bottleneck, Identity):
         scores["bits"] = means.row("rate", "bits/sample, KL", scale=1 / math.log(2))
-    scores["nll"] = means.row("nll", "nats/sample")
+    scores["nll"] = means.row("nll", nll_unit(model))
     scores["rate"] = means.row("rate", "nats/sample")
     if isinstance(bottleneck, Gaussian):
         scores |= _posterior_rows(posteriors, means.sums["rate"] / means.num)
-    # A plain autoencoder's rate is 0 by definition, and a likelihood over other values than the
-    # data's is no probability of it: neither bounds any bits.
-    is_code = model.likelihood.is_discrete and model.likelihood.levels == data.spec.levels
-    if is_code and not isinstance(bottleneck, Identity):
+    if gives_bits(model, data.spec.levels):
         means.sums["bound"] = means.sums["nll"] + means.sums["rate"]
         scale = 1 / (math.log(2) * data.spec.num_dims)
         scores["bits_per_dim"] = means.row("bound", "bits/dim, (nll + rate)", scale=scale)

@@ -1,6 +1,7 @@
 """From data to a folder of tokens, and from tokens to files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from qvae.data.tokens import TokenData, TokenWriter
 from qvae.tokenizer import Tokenizer
 from qvae.types import Batch
 
-__all__ = ["batches_of", "decode_tokens", "encode_data", "save_samples"]
+__all__ = ["batches_of", "decode_tokens", "encode_data", "save_samples", "token_bar"]
 
 _BATCH = 256
 
@@ -34,6 +35,22 @@ def batches_of(split: Split, *, label: str, most: int | None = None) -> Iterator
             batch = split.batch(np.arange(start, min(start + _BATCH, num)))
             yield batch
             bar.update(len(batch))
+
+
+@contextmanager
+def token_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; what comes is an ``on_step`` of a draw.
+
+    Args:
+        label: text of the bar.
+    """
+    with tqdm(desc=label, unit="token", disable=None, dynamic_ncols=True) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
 
 
 def encode_data(tokenizer: Tokenizer, data: DataModule, path: str | Path) -> dict[str, int]:
@@ -68,6 +85,7 @@ def decode_tokens(
     *,
     splits: tuple[str, ...] | None = None,
     most: int | None = None,
+    num_levels: int | None = None,
 ) -> dict[str, int]:
     """Write every sample's reconstruction to ``path/<split>/<index>.png``.
 
@@ -77,6 +95,7 @@ def decode_tokens(
         path: folder to write to.
         splits: which splits; None is all there are.
         most: samples of each split; None is all.
+        num_levels: read the first levels of a ``residual`` only; None is all.
 
     Returns:
         How many samples of each split were written.
@@ -90,7 +109,7 @@ def decode_tokens(
         split = getattr(tokens, name)()
         done = 0
         for batch in batches_of(split, label=f"decode {name}", most=most):
-            x = tokenizer.decode(batch.x, batch.cond)
+            x = tokenizer.decode(batch.x, batch.cond, num_levels=num_levels)
             for sample in [x] if batch.lengths is None else _cut(x, batch.lengths, tokens):
                 save_samples(sample, Path(path) / name, start=done)
                 done += len(sample)

@@ -34,6 +34,7 @@ from qvae.train.settings import TrainSettings, changed_settings
 from qvae.train.sources import Feed, as_pair, open_feed
 from qvae.train.state import load_model_state
 from qvae.train.step import Stepper
+from qvae.train.values import check_values, who_needs_unit
 from qvae.yaml_text import dump_yaml
 
 __all__ = ["TrainResult", "fit"]
@@ -86,7 +87,8 @@ def fit(
 
     Raises:
         UsageError: a wrong setting, or a run folder in use or already trained in.
-        DataError: data that is empty, or ends too early.
+        DataError: data that is empty or ends too early; an array that is constant, not finite, or
+            outside the [0, 1] that the model declares. Nothing is written then.
         FormatError: checkpoints or initial weights that are damaged or of another model.
         TrainingStopped: the loss stayed non-finite, memory ran out, or a checkpoint could not be
             written.
@@ -97,6 +99,7 @@ def fit(
     """
     options = TrainSettings.from_options(**settings)
     train, valid = as_pair(data)
+    check_values(data, unit_for=who_needs_unit(model))
     run = Path(run)
     with ExitStack() as stack:
         engine = stack.enter_context(
