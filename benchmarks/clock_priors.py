@@ -47,7 +47,7 @@ PRIORS: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
 }
 """Title -> folder beside the tokens, recipe, changes."""
 TEMPERATURES, GUIDANCES = (0.7, 0.85, 1.0), (1.0, 1.5, 2.0)
-TUNED, TIMED = 300, 240
+TUNED, TIMED, ALONE = 300, 240, 20
 
 
 def train(folder: Path, names: list[str]) -> None:
@@ -76,11 +76,12 @@ def best_sampler(run: Run) -> dict[str, Any]:
     return {"settings": {name: best[name] for name in ("temperature", "guidance")}, "tried": tried}
 
 
-def milliseconds(prior: Prior, minutes: np.ndarray, settings: dict[str, float]) -> float:
+def milliseconds(prior: Prior, settings: dict[str, float], *, num: int, batch: int) -> float:
     """Return the processor's milliseconds a sample, without the decoder."""
     start = time.process_time()
-    prior.sample(len(minutes), clock_hours(minutes), seed=1, **settings)
-    return 1000 * (time.process_time() - start) / len(minutes)
+    for cond in clock_hours(TRAIN_TIMES[:num]).split(batch):
+        prior.sample(len(cond), cond, seed=1, **settings)
+    return 1000 * (time.process_time() - start) / num
 
 
 def score(folder: Path) -> None:
@@ -98,7 +99,8 @@ def score(folder: Path) -> None:
             "parameters": sum(p.numel() for p in run.model.parameters()),
             "training_seconds": trained_seconds(folder / name),
             "bits_per_token": evaluate_run(run, open_run_data(run))["bits_per_token"],
-            "cpu_ms_a_sample": milliseconds(run.model, TRAIN_TIMES[:TIMED], settings),
+            "cpu_ms_a_sample": milliseconds(run.model, settings, num=TIMED, batch=TIMED),
+            "cpu_ms_alone": milliseconds(run.model, settings, num=ALONE, batch=1),
             "samples": scores["samples"],
             "style_variance_ratio": scores["style_variance_ratio"],
         }

@@ -323,10 +323,12 @@ def clock_prior_results():
                 f"{block['within_1']:.1%}",
                 f"{off['gross']:.1%}",
                 f"{row['cpu_ms_a_sample']:.1f}",
+                f"{row['cpu_ms_alone']:.1f}",
                 f"{sampler['temperature']:g}, {sampler['guidance']:g}",
             ]
         )
-    heads = "prior|parameters|training min|bits/token|within 1 min off the block|block|gross|CPU ms"
+    heads = "prior|parameters|training min|bits/token|within 1 min off the block|block|gross"
+    heads += "|CPU ms, 240 at once|one alone"
     return "\n".join(
         [
             *rows_of([*heads.split("|"), "temperature, guidance"], lines),
