@@ -267,7 +267,8 @@ def paper_results():
             Row(name=row["name"], ours=row["ours"], published=published)
             for row, published in zip(report["rows"], known, strict=True)
         ]
-        parts.append("##" + table(Findings(**{**report, "rows": rows})))
+        title = f"{report['title']}: {report['protocol']['data'].split(',')[0]}"
+        parts.append("##" + table(Findings(**{**report, "rows": rows, "title": title})))
     return "\n\n".join(parts) or NONE_YET
 
 
