@@ -264,6 +264,10 @@ def test_score_prints_a_line_a_file(run, tmp_path, capsys):
     assert row["unit"] == "bits/dim" and row["score"] == pytest.approx(
         row["nats"] / 256 / math.log(2)
     )
+    assert "not told" not in err
+    assert "not told: label" in call(capsys, "score", run, picture)[2]
+    code, _, err = call(capsys, "score", tmp_path / "first", picture, "--cond", "label=a")
+    assert code == 2 and "hears no conditions" in err
     code, _, err = call(capsys, "score", run, picture, "--cond", "lable=a")
     assert code == 2 and "did you mean 'label'" in err
 
@@ -293,7 +297,9 @@ def test_a_score_is_called_bits_only_where_it_bounds_them(
     save_model(model, tmp_path / "run")
     pixels = 255 * np.random.default_rng(0).integers(0, 2, (30, 8, 8), dtype=np.uint8)
     Image.fromarray(pixels[0]).save(tmp_path / "x.png")
-    row = json.loads(call(capsys, "score", tmp_path / "run", tmp_path / "x.png")[1])
+    twice = call(capsys, "score", tmp_path / "run", tmp_path / "x.png", tmp_path / "x.png")[1]
+    row, again = (json.loads(line) for line in twice.splitlines())
+    assert row == again, "a score depends on its file alone"
     scale = 64 * (math.log(2) if unit == "bits/dim" else 1)
     assert row["unit"] == unit and row["score"] == pytest.approx(row["nats"] / scale)
     np.save(tmp_path / "x.npy", pixels > 0 if levels == 2 else pixels)

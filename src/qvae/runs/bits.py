@@ -10,11 +10,10 @@ from torch import Tensor
 
 from qvae.autoencoder import Autoencoder
 from qvae.data.base import DataModule
-from qvae.data.conditions import condition_row
 from qvae.errors import FormatError, UsageError
 from qvae.priors.base import Prior
 from qvae.runs.files import read_sample
-from qvae.runs.loading import Run
+from qvae.runs.loading import Run, told_row
 from qvae.runs.tokens import batches_of
 from qvae.runs.units import gives_bits, loss_unit, nll_unit
 
@@ -35,13 +34,14 @@ def score_files(
     VAE's or a quantizer's run scores the data: ``nats`` is nll + rate, and ``score`` that in bits
     a dimension where it bounds bits, else in nats a dimension; ``unit`` says what they are then:
     a density, a profile likelihood (sigma fitted to the file itself), or an error without a rate.
+    A VAE's one draw of z has a fixed seed, so a file's score does not depend on the others.
 
     Raises:
         DataError: a file that cannot be read or has another shape.
-        UsageError: an unknown condition or value.
+        UsageError: an unknown condition or value, or a model that hears none.
     """
-    row = torch.from_numpy(condition_row(run.conditions, cond or {}, tell=tell))
-    told = row[None].to(run.device) if run.conditions else None
+    row = told_row(run, cond or {}, tell=tell)
+    told = None if row is None else row[None]
     spec = run.model.spec if isinstance(run.model, Autoencoder) else run.require_tokenizer().spec
     rows = []
     for file in files:
@@ -51,7 +51,9 @@ def score_files(
             nats = float(run.model.nll(tokens, told))
             score, unit = nats / (math.log(2) * run.model.num_tokens), "bits/token"
         else:
-            nats = float(sum(_nll(run.model, x, told)))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # a VAE draws z: the same for each file, in any company
+                nats = float(sum(_nll(run.model, x, told)))
             unit = loss_unit(run.model, spec.levels)
             score = nats / spec.num_dims / (math.log(2) if unit == "bits/dim" else 1)
         rows.append({"file": str(file), "score": score, "unit": unit, "nats": nats})
