@@ -55,6 +55,8 @@ def test_bench_as_a_command(what, tmp_path, capsys):
         assert image.text["Description"] == fingerprint(data)
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000)}
     assert (0x1F, 0x5F, 0xA8) in colours, "our own dots are blue"
+    assert main(["bench", what, "-o", str(out.with_suffix(".png"))]) == 2
+    assert "is the JSON's name" in capsys.readouterr().err
     assert main(["bench", what, *words[:-3]]) == 0
     assert "N=40 K=12 D=4" in capsys.readouterr().out
 

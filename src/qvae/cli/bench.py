@@ -44,6 +44,8 @@ def run_bench(parser: Parser, words: Sequence[str]) -> Result:
     add_common(parser, "threads")
     args = parse(parser, words)
     if args.output is not None:
+        if Path(args.output).suffix == ".png":
+            parser.error(f"-o {args.output}: is the JSON's name; the .png beside it is the picture")
         check_output(Path(args.output).parent)
     args.threads = args.threads or 1
     prepare(args)

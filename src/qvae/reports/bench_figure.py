@@ -1,4 +1,4 @@
-"""A benchmark's result as a picture: a line for each contestant, a dot for each shape."""
+"""A benchmark's result as a picture: a panel for each shape, a dot for each contestant."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def draw(data: Mapping[str, Any], path: str | Path) -> bool:
     lines = -(-len(rows) // _COLUMNS)
     figure = Figure(figsize=(5 * _COLUMNS, 0.5 + 2.6 * lines), layout="constrained")
     panels = figure.subplots(lines, _COLUMNS, sharex=True, squeeze=False).flatten()
-    for panel, row in zip(panels, rows, strict=False):
+    for panel, row in zip(panels[: len(rows)], rows, strict=True):
         _draw_row(panel, row, data["peers"])
     for panel in panels[len(rows) :]:
         panel.remove()
