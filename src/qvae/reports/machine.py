@@ -33,13 +33,7 @@ def describe_machine() -> dict[str, Any]:
 
 def free_memory() -> int | None:
     """Return the bytes that this machine can still give, or None where it does not say."""
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    for line in info.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return _bytes("/proc/meminfo", "MemAvailable:")
 
 
 def forget_peak(device: torch.device | None = None) -> int:
@@ -50,7 +44,7 @@ def forget_peak(device: torch.device | None = None) -> int:
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
-    held = _status("VmRSS")
+    held = _bytes("/proc/self/status", "VmRSS:")
     if held is None:
         return 0
     with suppress(OSError):  # a sandbox may forbid it: the peak then counts from the start
@@ -70,16 +64,16 @@ def peak_memory(device: torch.device | None = None) -> int:
     """
     if device is not None and device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    peak = _status("VmHWM")
+    peak = _bytes("/proc/self/status", "VmHWM:")
     if peak is not None:
         return peak
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _status(key: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
+def _bytes(file: str, key: str) -> int | None:
+    """Read a number of kilobytes from a file of the kernel's, None where it does not say."""
+    if not Path(file).exists():
         return None
-    lines = (line for line in status.read_text().splitlines() if line.startswith(key))
+    lines = (line for line in Path(file).read_text().splitlines() if line.startswith(key))
     return next((int(line.split()[1]) * 1024 for line in lines), None)
