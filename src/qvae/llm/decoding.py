@@ -121,21 +121,20 @@ def complete_text(
     def run(indices: list[int], part: list[list[int]]) -> list[list[int]]:
         decoder = _Decoder(model, max_length=len(part[0]) + max_new)
         cache = _Cache(decoder, len(part), len(part[0]) + max_new)
-        ids, found = torch.tensor(part), list[Tensor]()
+        ids, found = torch.tensor(part), torch.full((len(part), max_new), -1)
         is_done = torch.zeros(len(part), dtype=torch.bool)
-        for _ in range(max_new):
+        for n in range(max_new):
             logits = F.linear(decoder.step(ids, cache), decoder.head)
             best = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
-            found.append(torch.where(is_done, -1, best))
+            found[:, n] = torch.where(is_done, -1, best)
             is_done |= torch.isin(best, ends)
-            last = bool(is_done.all())
-            so_far = F.pad(torch.stack(found, 1), (0, max_new - len(found)), value=-1)
-            left = max_new - len(found) + 1 if last else 1
-            report(indices, so_far.clamp(min=0), so_far >= 0, len(part) * left)
-            if last:
+            is_last = bool(is_done.all())
+            work = max_new - n if is_last else 1  # what ends early was all there was to do
+            report(indices, found.clamp(min=0), found >= 0, len(part) * work)
+            if is_last:
                 break
             ids = best[:, None]
-        return [[i for i in row if i >= 0] for row in torch.stack(found, 1).tolist()]
+        return [[i for i in row if i >= 0] for row in found.tolist()]
 
     return _by_length(prompts, run)
 
