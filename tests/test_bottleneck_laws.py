@@ -155,7 +155,7 @@ def test_a_sample_does_not_depend_on_its_batch(name, grid, dtype, training):
     quantizer = started(name).train(training)
     z_e = torch.randn(2, *grid, quantizer.in_dim).to(dtype)
     if training and name in STOCHASTIC:
-        return
+        pytest.skip("what it draws follows the generator, and so the batch")
     whole = quantizer(z_e)
     alone = [quantizer(row[None]) for row in z_e]
     assert torch.equal(torch.cat([latent.codes for latent in alone]), whole.codes)

@@ -129,7 +129,8 @@ class Residual(Wrapper):
         self.check_codes(codes)
         parts = codes.split(len(self._inner[0].codebook_sizes), dim=-1)
         z = torch.zeros(*codes.shape[:-1], self.out_dim, device=codes.device)
-        for level, (quantizer, part) in enumerate(zip(self._inner, parts, strict=False)):
+        used = self._inner[: len(parts)]
+        for level, (quantizer, part) in enumerate(zip(used, parts, strict=True)):
             z = z + quantizer.decode(part) / self._scale(level)
         return z
 
