@@ -14,13 +14,12 @@ after an interruption it goes on.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from by_class import samples_by_class
 
 from qvae.coding import compress, decompress
 from qvae.config import load_recipe
@@ -39,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 PRIORS = ("pixelcnn_prior", "token_prior", "masked_prior")
 NETWORKS = [("model.likelihood", "discretized_logistic"), ("likelihood.num_mixtures", 5)]
 RUNGS = {"vqvae": [], "vae": [("model.bottleneck", "gaussian"), ("bottleneck.dim", 64)]}
-CLASSES, A_CLASS, TRAIN, BATCH = 10, 100, 10_000, 250
+CLASSES = 10
 
 
 def train(runs: Path, data: Path, changes: list[tuple[str, Any]]) -> None:
@@ -54,63 +53,6 @@ def train(runs: Path, data: Path, changes: list[tuple[str, Any]]) -> None:
     for name in PRIORS:
         recipe = load_recipe(name, [("data.path", str(runs / "tokens")), *changes])
         train_recipe(recipe, run=runs / name, resume=True)
-
-
-def reconstructions(run: Run, split: Any, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures, what the tokenizer makes of them, and their labels."""
-    parts = []
-    for start in range(0, min(num, len(split)), BATCH):
-        batch = split.batch(np.arange(start, min(start + BATCH, len(split))))
-        tokenizer = run.require_tokenizer()
-        recon = tokenizer.decode(tokenizer.encode(batch.x, batch.cond), batch.cond)
-        parts.append((batch.x, recon, batch.cond[:, 0].long()))
-    real, recon, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return real, recon, labels
-
-
-class LinearClassifier:
-    """Ridge regression onto one-hot labels, in closed form."""
-
-    def __init__(self, x: Tensor, labels: Tensor) -> None:
-        features = self._features(x)
-        gram = features.t() @ features + 10.0 * torch.eye(features.shape[1], dtype=torch.float64)
-        hot = torch.nn.functional.one_hot(labels, CLASSES).double()
-        self.weight = torch.linalg.solve(gram, features.t() @ hot)
-
-    def accuracy(self, x: Tensor, labels: Tensor) -> float:
-        """Return the share of labels that it finds."""
-        return float(((self._features(x) @ self.weight).argmax(1) == labels).double().mean())
-
-    def _features(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1).double()
-        return torch.cat([flat, torch.ones(len(flat), 1, dtype=torch.float64)], 1)
-
-
-def variance(x: Tensor, labels: Tensor) -> float:
-    """Return the pixels' variance within a class, averaged over pixels and classes."""
-    return float(torch.stack([x[labels == c].var(0).mean() for c in range(CLASSES)]).mean())
-
-
-def samples(run: Run, first: Run, data: DataModule) -> dict[str, float]:
-    """Draw samples of each class with the recipe's own sampler and compare with real ones."""
-    assert isinstance(run.model, Prior) and run.recipe is not None
-    _, recon, labels = reconstructions(first, data.train(), TRAIN)
-    classifier = LinearClassifier(recon, labels)
-    real, recon, labels = reconstructions(first, data.test(), len(data.test()))
-    asked = torch.arange(CLASSES).repeat_interleave(A_CLASS)
-    start = time.process_time()
-    tokens = run.model.sample(len(asked), asked[:, None].float(), seed=0, **run.recipe.sample)
-    seconds = time.process_time() - start
-    drawn = first.require_tokenizer().decode(tokens, asked[:, None].float())
-    found = {"samples": classifier.accuracy(drawn, asked)}
-    found["reconstructions"] = classifier.accuracy(recon, labels)
-    return {
-        "accuracy_on_samples": found["samples"],
-        "accuracy_on_reconstructions": found["reconstructions"],
-        "accuracy_ratio": found["samples"] / found["reconstructions"],
-        "variance_ratio": variance(drawn, asked) / variance(real, labels),
-        "cpu_ms_a_sample": 1000 * seconds / len(asked),
-    }
 
 
 def compressed(run: Run, data: DataModule, num: int) -> dict[str, Any]:
@@ -164,7 +106,7 @@ def main() -> None:
         report["priors"][name] = {
             "tokens": evaluate_run(run, open_run_data(run)),
             "total": total_bits(run, first, data),
-            "samples": samples(run, first, data),
+            "samples": samples_by_class(run, first, data, CLASSES)[0],
             "compressed": compressed(run, data, args.images),
         }
         sys.stdout.write(f"{name}: {report['priors'][name]}\n")
