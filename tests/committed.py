@@ -14,9 +14,10 @@ def result(name):
 
 
 def rows_of(heads, rows):
-    """A Markdown table, as lines."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    """A Markdown table, as lines; the heads may be one string, ``a|b|c``."""
+    heads = heads.split("|") if isinstance(heads, str) else heads
+    head, *body = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, *rows]]
+    return [head, "|" + "---|" * len(heads), *body]
 
 
 def minutes(seconds):

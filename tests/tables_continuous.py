@@ -1,8 +1,9 @@
-"""Tables of the continuous rungs: what the KL buys, beta, probes, disentanglement."""
+"""Tables of the continuous rungs: papers, what the KL buys, beta, probes, disentanglement."""
 
 from statistics import mean, median, stdev
 
 from committed import NONE_YET, machine_of, minutes, result, rows_of
+from qvae.reports.reproduce import Findings, Published, Row, table
 
 
 def _one(values, digits):
@@ -10,6 +11,24 @@ def _one(values, digits):
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def paper_results():
+    """The tables of papers as ``qvae reproduce`` writes them."""
+    parts = []
+    for report in filter(None, map(result, PAPERS)):
+        known = [row["published"] and Published(**row["published"]) for row in report["rows"]]
+        rows = [
+            Row(name=row["name"], ours=row["ours"], published=published)
+            for row, published in zip(report["rows"], known, strict=True)
+        ]
+        title = f"{report['title']}: {report['protocol']['data'].split(',')[0]}"
+        parts.append("##" + table(Findings(**{**report, "rows": rows, "title": title})))
+    return "\n\n".join(parts) or NONE_YET
+
+
+PAPERS = ("aevb_fashion.json", "aevb_digits.json", "iwae_fashion.json", "beta_vae.json")
+"""Files of results in the order of the page; each is a study's ``results.json``."""
 
 
 def ae_vs_vae_results():

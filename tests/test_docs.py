@@ -17,7 +17,8 @@ from committed import ROOT, result
 from qvae import config, recipe_files
 from qvae.llm import Vocabulary, write_packed
 from qvae.reports.bench_figure import draw, fingerprint
-from tables import GENERATED, PACKAGE
+from tables import GENERATED
+from tables_code import PACKAGE
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,116 @@
+"""Tables of the clock: the routes, the priors beside each other, a language model."""
+
+import json
+
+from committed import NONE_YET, ROOT, result, rows_of
+
+CLOCK_ROUTES = {
+    "style": "Style tokens",
+    "grid": "Grid tokens",
+    "cvae": "Gaussian z, its prior learned",
+    "cvae_textbook": "Gaussian z from N(0, I)",
+}
+
+
+SCORES = "split|N|within 1 min|without floor|dial right|median min|p99 min|gross|hour slips"
+
+
+def _scores(split, row):
+    shares = [f"{row[name]:.1%}" for name in ("within_1", "within_1_no_floor", "dial_right")]
+    wrong = [f"{row[name]:.1%}" for name in ("gross", "hour_slips")]
+    return [split, row["n"], *shares, f"{row['median']:.2f}", f"{row['p99']:.1f}", *wrong]
+
+
+def clock_results():
+    """The worst seed of each route in ``benchmarks/results``, a row a split."""
+    lines = []
+    for route, title in CLOCK_ROUTES.items():
+        files = sorted((ROOT / "benchmarks" / "results").glob(f"clock_{route}_seed*.json"))
+        reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if not reports:
+            continue
+        report = min(reports, key=lambda found: found["samples"]["off_block"]["within_1"])
+        recon, colour = report["reconstructions"], report["reconstructions"]["hand_colour_error"]
+        names = ", ".join(f"`benchmarks/results/{file.name}`" for file in files)
+        lines += [
+            f"**{title}**: seed {report['seed']}, the worst of {len(reports)}; all in {names}.",
+            "",
+            *rows_of(SCORES, [_scores(*item) for item in report["samples"].items()]),
+            "",
+            f"Style variance against real clocks {report['style_variance_ratio']:.2f}; "
+            f"reconstructions {recon['psnr']:.2f} dB, "
+            f"hands' colour error {colour['mean']:.3f} of full scale.",
+            "",
+        ]
+    return "\n".join(lines).strip() or NONE_YET
+
+
+def clock_prior_results():
+    report = result("clock_priors.json")
+    if report is None:
+        return NONE_YET
+    lines = []
+    for name, row in report["priors"].items():
+        off, block = row["samples"]["off_block"], row["samples"]["block"]
+        sampler = row["sampler"]["settings"]
+        lines.append(
+            [
+                name,
+                f"{row['parameters'] / 1e6:.1f} M",
+                f"{row['training_seconds'] / 60:.0f}",
+                f"{row['bits_per_token']['value']:.3f}",
+                f"{off['within_1']:.1%}",
+                f"{block['within_1']:.1%}",
+                f"{off['gross']:.1%}",
+                f"{row['cpu_ms_a_sample']:.1f}",
+                f"{row['cpu_ms_alone']:.1f}",
+                f"{sampler['temperature']:g}, {sampler['guidance']:g}",
+            ]
+        )
+    heads = (
+        "prior|parameters|training min|bits/token|within 1 min off the block|block|gross"
+        "|CPU ms, 240 at once|one alone|temperature, guidance"
+    )
+    return "\n".join(
+        [
+            *rows_of(heads, lines),
+            "",
+            f"Clocks by grid tokens, seed 0, the protocol of [the clock](clock.md); "
+            f"{report['threads']} thread(s); each sampler the best of nine, {report['tuned_on']}.",
+        ]
+    )
+
+
+def llm_results():
+    report = result("llm_clock.json")
+    if report is None:
+        return NONE_YET
+    drawing = report["drawing"]
+    chosen = {name: value for name, value in report["sampler"].items() if value is not None}
+    sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    shown = {
+        "drawing": ("dial_right", "within_1", "within_1_no_floor", "gross"),
+        "reading": ("exact", "within_1", "gross"),
+    }
+    drawn = [_shares(split, row, shown["drawing"]) for split, row in drawing["splits"].items()]
+    read = [
+        _shares(title + split, row, shown["reading"])
+        for title, name in [("", "reading"), ("second renderer, ", "reading_second_renderer")]
+        for split, row in report[name]["splits"].items()
+    ]
+    drawn_heads = "drawing, held-out pairs|N|dial right|within 1 min|without floor|gross"
+    lines = [
+        f"{report['parameters'] / 1e6:.1f} M parameters, {report['training_seconds'] / 60:.0f} "
+        f"minutes of training with {report['machine']['num_threads']} thread(s); "
+        f"sampler {sampler}. Notes right "
+        f"{drawing['note_right']:.1%}, faces as asked {drawing['face_right']:.1%}.",
+        "",
+        *rows_of(drawn_heads, drawn),
+        "",
+        *rows_of("reading|N|exact minute|within 1 min|gross", read),
+    ]
+    return "\n".join(lines)
+
+
+def _shares(title, row, names):
+    return [title, row["n"], *(f"{row[name]:.1%}" for name in names)]

@@ -1,0 +1,106 @@
+"""Tables of what takes how long: training steps, the search, decoding."""
+
+from pathlib import Path
+
+from committed import NONE_YET, result, rows_of
+
+DTYPES = ("float32", "bf16")
+
+
+def step_results():
+    report = result("vqvae_step.json")
+    if report is None:
+        return NONE_YET
+    machine = report["machine"]
+    lines = [
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
+        f"{report['rounds']} rounds, torch {report['torch']}.",
+        "",
+    ]
+    heads = (
+        "hidden|pythae float32 ms|ours float32|pythae bf16|ours bf16"
+        "|ours bf16 against pythae float32|at equal bf16|at equal float32"
+    )
+    rows = []
+    for hidden, row in report["hidden"].items():
+        times = [
+            row["milliseconds"][f"{who}, {kind}"]
+            for kind in ("float32", "bf16")
+            for who in ("pythae", "ours")
+        ]
+        ratios = [
+            f"{row[name]:.2f}x"
+            for name in ("against pythae float32", "at equal bf16", "at equal float32")
+        ]
+        rows.append([hidden, *times, *ratios])
+    return "\n".join([*lines, *rows_of(heads, rows)])
+
+
+def bench_results(*names):
+    """Milliseconds, how many times our default path, and memory, for each shape of a bench."""
+    lines = []
+    for name, report in ((name, result(name)) for name in names if result(name)):
+        machine = report["machine"]
+        what = report["what"][0].upper() + report["what"][1:]
+        lines += [
+            f"**{what}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
+            f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
+            f"our path: {machine['kernels'].split()[0]}.",
+            "",
+            f"![milliseconds a contestant](../benchmarks/results/{Path(name).stem}.png)",
+            "",
+        ]
+        for row in report["rows"]:
+            ran = {name: it for name, it in row["contestants"].items() if isinstance(it, dict)}
+            ours = ran.get("ours") or ran[machine["kernels"].split()[0]]
+            num, size, dim = row["shape"]
+            rows = []
+            for name, it in row["contestants"].items():
+                if name not in ran:
+                    rows.append([name, it, "", "", "", ""])
+                    continue
+                times = [f"{it[key]:.2f}" for key in ("median_ms", "best_ms")]
+                ratio = f"{it['median_ms'] / ours['median_ms']:.2f}"
+                rows.append([name, *times, it["rounds"], ratio, it.get("megabytes", "")])
+            heads = f"N={num} K={size} D={dim}|median ms|best ms|turns|times ours|MB"
+            lines += [*rows_of(heads, rows), ""]
+    return "\n".join(lines).strip() or NONE_YET
+
+
+def vae_step_results():
+    report = result("vae_step.json")
+    if report is None:
+        return NONE_YET
+    machine, cpu, wall = (
+        report[name] for name in ("machine", "processor_milliseconds", "wall_milliseconds")
+    )
+    lines = [
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
+        f"{report['rounds']} rounds, torch {report['torch']}.",
+        "",
+    ]
+    rows = []
+    for name, value in cpu.items():
+        ratio = cpu["pythae, float32"] / value
+        rows.append([name, f"{value:.2f}", f"{wall[name]:.2f}", f"{ratio:.2f}x"])
+    heads = "loop|processor ms a step|wall ms|pythae's processor ms over it"
+    return "\n".join([*lines, *rows_of(heads, rows)])
+
+
+def decode_results():
+    report = result("decode.json")
+    if report is None:
+        return NONE_YET
+    lines = [
+        f"{report['machine']['cpu']}, one thread, {report['rounds']} rounds, "
+        f"torch {report['torch']}, "
+        f"transformers {report['transformers']}; seconds of computing for 256 tokens.",
+        "",
+    ]
+    heads = "batch|ours float32|ours bf16|transformers float32|transformers bf16|best against best"
+    rows = []
+    for num, row in report["batches"].items():
+        names = [f"{who}, {kind}" for who in ("ours", "transformers") for kind in DTYPES]
+        times = [f"{row['seconds'][name]:.3g}" for name in names]
+        rows.append([num, *times, f"{row['ratio_best_dtype']:.2f}x"])
+    return "\n".join([*lines, *rows_of(heads, rows)])
