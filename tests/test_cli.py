@@ -301,13 +301,14 @@ def test_the_data_of_a_run_is_sought_from_here(work, call, tmp_path, monkeypatch
     assert call("eval", work / "runs/ae", "--data", work / "images")[0] == 0
 
 
-def test_max_bad_tolerates_a_broken_image(work, call):
+def test_max_bad_tolerates_a_broken_image_and_names_it(work, call):
     folder = work / "one_broken"
     make_images(folder, num=40)
     (folder / "3.png").write_bytes(b"no image")
     words = ["train", "ae.yaml", "--data", folder, "--run", "runs/tolerant", "--max-bad", "1"]
     code, _, errors = call(*words)
     assert code == 0, errors
+    assert "1 of 40 images cannot be read and are left out: 3.png (" in errors
 
 
 @pytest.mark.parametrize("name", ["nowhere.png", "metadata.csv", "empty_folder"])
