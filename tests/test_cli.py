@@ -629,6 +629,22 @@ def test_clock_to_a_file_reads_back(drawn, call, tmp_path):
     assert "4:2" in call("read", tmp_path / "clock.png")[1] or reading["minutes"] < 260
 
 
+def test_a_sheet_is_not_read_as_one_clock(drawn, call, tmp_path):
+    call("clock", "4:20", "16:05", "-n", "2", "-o", tmp_path / "sheet.png")
+    code, out, _ = call("read", tmp_path / "sheet.png")
+    assert code == 0 and "\tnot one clock: " in out
+    assert not json.loads(call("read", tmp_path / "sheet.png", "--json")[1])["readings"][0][
+        "is_clear"
+    ]
+
+
+@pytest.mark.parametrize("words", [["clock", "4:20"], ["encode", "runs/ae"], ["sample", "runs/ae"]])
+def test_a_dash_is_no_place_to_write(work, call, words):
+    code, _, errors = call(*words, "-o", "-")
+    assert code == 2 and "-o -: results are files" in errors and one_sentence(errors)
+    assert not (work / "-").exists()
+
+
 def test_clock_to_a_sheet_and_to_a_folder(drawn, call, tmp_path):
     words = ["clock", "4:20", "16:05", "-n", "3", "--scale", "2"]
     assert call(*words, "-o", tmp_path / "sheet.png")[0] == 0

@@ -54,7 +54,7 @@ def as_pair(data: Any) -> tuple[Any, Split | None]:
               and drops the items of the steps it has done. It starts again when it ends.
 
             uint8 becomes float32 in [0, 1], other integers int64 tokens, floats float32. A list
-            or tuple of one tensor, as a ``TensorDataset`` or a ``DataLoader`` gives, is that tensor.
+            or tuple of one tensor is that tensor: a ``TensorDataset`` or a ``DataLoader`` gives it.
 
     Returns:
         A split or an iterable, and a split or None.
