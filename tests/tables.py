@@ -132,11 +132,14 @@ def clock_results():
             errors = [f"{row['median']:.2f}", f"{row['p99']:.1f}"]
             wrong = [f"{row[name]:.1%}" for name in ("gross", "hour_slips")]
             lines.append("| " + " | ".join([split, str(row["n"]), *shares, *errors, *wrong]) + " |")
+        minutes = sum(report["training_seconds"].values()) / 60
+        read = recon["times"]["all"]["within_1"]
         lines += [
             "",
             f"Style variance against real clocks {report['style_variance_ratio']:.2f}; "
-            f"reconstructions {recon['psnr']:.2f} dB, "
-            f"hands' colour error {colour['mean']:.3f} of full scale.",
+            f"reconstructions {recon['psnr']:.2f} dB, {read:.1%} within 1 min, "
+            f"hands' colour error {colour['mean']:.3f} of full scale. "
+            f"Trained in {minutes:.0f} minutes, {report['machine']['num_threads']} thread(s).",
             "",
         ]
     return "\n".join(lines).strip() or NONE_YET

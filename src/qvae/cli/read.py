@@ -44,7 +44,7 @@ def run_read(parser: Parser, words: Sequence[str]) -> Result:
                 "is_clear": not remark,
             }
         )
-        lines.append("\t".join([str(file), rows[-1]["time"], *remark]))
+        lines.append("\t".join([str(file), format_time(float(minutes)), *remark]))
     return Result(data={"readings": rows}, text="\n".join(lines))
 
 
