@@ -32,14 +32,17 @@ def clock_results():
         report = min(reports, key=lambda found: found["samples"]["off_block"]["within_1"])
         recon, colour = report["reconstructions"], report["reconstructions"]["hand_colour_error"]
         names = ", ".join(f"`benchmarks/results/{file.name}`" for file in files)
+        minutes = sum(report["training_seconds"].values()) / 60
+        read = recon["times"]["all"]["within_1"]
         lines += [
             f"**{title}**: seed {report['seed']}, the worst of {len(reports)}; all in {names}.",
             "",
             *rows_of(SCORES, [_scores(*item) for item in report["samples"].items()]),
             "",
             f"Style variance against real clocks {report['style_variance_ratio']:.2f}; "
-            f"reconstructions {recon['psnr']:.2f} dB, "
-            f"hands' colour error {colour['mean']:.3f} of full scale.",
+            f"reconstructions {recon['psnr']:.2f} dB, {read:.1%} within 1 min, "
+            f"hands' colour error {colour['mean']:.3f} of full scale. "
+            f"Trained in {minutes:.0f} minutes, {report['machine']['num_threads']} thread(s).",
             "",
         ]
     return "\n".join(lines).strip() or NONE_YET

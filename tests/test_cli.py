@@ -301,13 +301,14 @@ def test_the_data_of_a_run_is_sought_from_here(work, call, tmp_path, monkeypatch
     assert call("eval", work / "runs/ae", "--data", work / "images")[0] == 0
 
 
-def test_max_bad_tolerates_a_broken_image(work, call):
+def test_max_bad_tolerates_a_broken_image_and_names_it(work, call):
     folder = work / "one_broken"
     make_images(folder, num=40)
     (folder / "3.png").write_bytes(b"no image")
     words = ["train", "ae.yaml", "--data", folder, "--run", "runs/tolerant", "--max-bad", "1"]
     code, _, errors = call(*words)
     assert code == 0, errors
+    assert "1 of 40 images cannot be read and are left out: 3.png (" in errors
 
 
 @pytest.mark.parametrize("name", ["nowhere.png", "metadata.csv", "empty_folder"])
@@ -626,6 +627,22 @@ def test_clock_to_a_file_reads_back(drawn, call, tmp_path):
     reading = json.loads(out)["readings"][0]
     assert code == 0 and abs(reading["minutes"] - 260) < 1 and reading["is_clear"]
     assert "4:2" in call("read", tmp_path / "clock.png")[1] or reading["minutes"] < 260
+
+
+def test_a_sheet_is_not_read_as_one_clock(drawn, call, tmp_path):
+    call("clock", "4:20", "16:05", "-n", "2", "-o", tmp_path / "sheet.png")
+    code, out, _ = call("read", tmp_path / "sheet.png")
+    assert code == 0 and "\tnot one clock: " in out
+    assert not json.loads(call("read", tmp_path / "sheet.png", "--json")[1])["readings"][0][
+        "is_clear"
+    ]
+
+
+@pytest.mark.parametrize("words", [["clock", "4:20"], ["encode", "runs/ae"], ["sample", "runs/ae"]])
+def test_a_dash_is_no_place_to_write(work, call, words):
+    code, _, errors = call(*words, "-o", "-")
+    assert code == 2 and "-o -: results are files" in errors and one_sentence(errors)
+    assert not (work / "-").exists()
 
 
 def test_clock_to_a_sheet_and_to_a_folder(drawn, call, tmp_path):

@@ -77,6 +77,16 @@ def test_train_and_valid_share_no_sample():
     assert parts[1] != set(range(90, 100))
 
 
+def test_torchs_own_datasets_and_loaders(tmp_path):
+    rows = toy_data(16)
+    alone = torch.utils.data.TensorDataset(rows)
+    labelled = torch.utils.data.TensorDataset(rows, torch.arange(16))
+    for name, data in {"set": alone, "loader": torch.utils.data.DataLoader(alone, 4)}.items():
+        assert run_of(tmp_path / name, data, steps=2, batch_size=4).step == 2
+    with pytest.raises(UsageError, match="an item is a tuple and no array.*qvae.types.Batch"):
+        run_of(tmp_path / "labelled", labelled, steps=2, batch_size=4)
+
+
 def test_types_of_numbers():
     for given, expected in [
         (torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([[0.0, 1.0]])),

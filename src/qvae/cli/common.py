@@ -58,6 +58,8 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     for action in parser._actions:
         if getattr(args, action.dest, None) == "":  # an unset shell variable, never "here"
             parser.error(f"{'/'.join(action.option_strings) or action.metavar}: is empty")
+    if getattr(args, "output", None) == "-":  # elsewhere a pipe; here it became a folder
+        parser.error("-o -: results are files, not a stream; give a path")
     return args
 
 

@@ -6,6 +6,7 @@ already, so loops end.
 """
 
 import csv
+import logging
 import os
 import posixpath
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from qvae.data.splits import column_parts, folder_parts, part_of
 from qvae.errors import DataError
 
 __all__ = ["find_files", "has_extension", "load_folder_images", "refuse_bad"]
+
+logger = logging.getLogger(__name__)
 
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
 _METADATA = "metadata.csv"
@@ -202,15 +205,18 @@ def _labels(paths: Sequence[str]) -> dict[str, list[str]]:
 
 
 def refuse_bad(bad: Sequence[tuple[str, str]], num: int, max_bad: int, where: str) -> None:
-    """Stop when more images were unreadable than are tolerated, or all of them.
+    """Stop when more images were unreadable than are tolerated, or all of them; else name them.
 
     Raises:
         DataError: with the count, the first five and their reasons.
     """
-    if len(bad) <= max_bad and len(bad) < num:
-        return
     first = "; ".join(f"{name} ({reason})" for name, reason in bad[:5])
     more = "; ..." if len(bad) > 5 else ""
+    if len(bad) <= max_bad and len(bad) < num:
+        if bad:
+            text = "%s: %d of %d images cannot be read and are left out: %s%s"
+            logger.warning(text, where, len(bad), num, first, more)
+        return
     way = f"; --data.max_bad {len(bad)} leaves them out" if len(bad) < num else ""
     raise DataError(
         f"{where}: {len(bad)} of {num} images cannot be read, {max_bad} may be: {first}{more}{way}"

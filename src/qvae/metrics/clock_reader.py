@@ -45,7 +45,8 @@ class ClockReading:
 def read_clocks(images: np.ndarray) -> ClockReading:
     """Read the time off pictures of clocks.
 
-    Never fails on a picture without a clock: its reading means nothing and its contrast is low.
+    Never fails on a picture without a clock: its reading means nothing, and its contrast is low or
+    its ghost large.
 
     Args:
         images: ``[N, 64, 64, 3]`` uint8 RGB, dials of radius 24-31 within 3 pixels of the middle.

@@ -53,7 +53,8 @@ def as_pair(data: Any) -> tuple[Any, Split | None]:
               step's batch whatever its size, there is no evaluation, and a resumed run reads
               and drops the items of the steps it has done. It starts again when it ends.
 
-            uint8 becomes float32 in [0, 1], other integers int64 tokens, floats float32.
+            uint8 becomes float32 in [0, 1], other integers int64 tokens, floats float32. A list
+            or tuple of one tensor is that tensor: a ``TensorDataset`` or a ``DataLoader`` gives it.
 
     Returns:
         A split or an iterable, and a split or None.
@@ -265,7 +266,15 @@ def _as_split(data: Any) -> Any:
 
 
 def _to_tensor(values: Any) -> Tensor:
-    tensor = torch.as_tensor(values)
+    if isinstance(values, list | tuple) and len(values) == 1 and isinstance(values[0], Tensor):
+        values = values[0]  # what a TensorDataset of one tensor, and a DataLoader of it, give
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"data: an item is a {type(values).__name__} and no array; give tensors, or where "
+            "there is more to tell an iterable of qvae.types.Batch(x=..., cond=...)"
+        ) from None
     if tensor.dtype == torch.uint8:
         return tensor.to(torch.float32) / 255
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor.to(torch.int64)
