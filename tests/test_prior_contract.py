@@ -471,6 +471,13 @@ def test_temperature_divides_the_logits():
     assert abs(share - 1 / (1 + math.exp(-2))) < 0.02
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e-29, 1e-31, 1e-39, 1e-300])
+def test_however_cold_the_best_is_taken(temperature):
+    logits = torch.tensor([[1.0, 2.0, -torch.inf], [9e4, -9e4, 0.0]])
+    numbers = torch.tensor([0.0, 0.999], dtype=torch.float64)
+    assert pick(logits, numbers, temperature=temperature).tolist() == [1, 0]
+
+
 # -- the two that only count --
 
 
