@@ -476,7 +476,9 @@ def test_overrides_are_split_from_options():
 
 
 def test_another_prior_by_its_name(call):
-    code, out, _ = call("train", "token_prior", "--prior", "masked", "--data", "t", "--print_config")
+    code, out, _ = call(
+        "train", "token_prior", "--prior", "masked", "--data", "t", "--print_config"
+    )
     assert code == 0 and "name: masked" in out and "num_steps: 8" in out
 
 

@@ -478,6 +478,16 @@ def test_however_cold_the_best_is_taken(temperature):
     assert pick(logits, numbers, temperature=temperature).tolist() == [1, 0]
 
 
+def test_a_language_model_without_keys_and_values_is_sampled_too():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    prior = make({"name": "hf", "architecture": {"model_type": "mamba", **sizes}})
+    tokens = prior.sample(2, COND[:2], temperature=0.0, guidance=2.0)
+    told, null = prior.log_probs(tokens, COND[:2]), prior.log_probs(tokens)
+    logits = null + 2 * (told - null)
+    best = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1)  # -inf less -inf: too short
+    assert torch.equal(tokens - prior.low, best)
+
+
 # -- the two that only count --
 
 

@@ -282,4 +282,3 @@ def _library() -> Any:
 
 def _rounded(x: Tensor) -> Tensor:
     return (x.float().clamp(0, 1) * 255).round() / 255
-

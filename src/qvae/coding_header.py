@@ -6,8 +6,8 @@
 Version 2 is for more than 15 raw numbers of conditions: their four bits are 0, and how many there
 are is a varint after the shape. Numbers are little-endian, but for the payload's words. ``psnr`` is
 the quality, in hundredths of a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their
-hashes; ``crc`` is CRC-32 of the header, with 0 in the place of ``crc``, and of the tokens as uint32:
-what a conditional decoder is told decides what is seen, so it must be as it was written.
+hashes; ``crc`` is CRC-32 of the header, with 0 in the place of ``crc``, and of the tokens as
+uint32: what a conditional decoder is told decides what is seen, so it must be as it was written.
 """
 
 import struct

@@ -38,8 +38,8 @@ def check_values(recipe: Recipe, *, device: str = "auto") -> None:
     name = recipe.prior["name"] if recipe.prior else None
     if name and issubclass(registry.resolve("prior", name), IndependentPrior):
         raise UsageError(
-            f"prior.name={name}: no steps teach it anything; qvae sample on the quantizer's own run "
-            "counts its codes, and qvae.priors.unigram.fit_unigram those of a folder of tokens"
+            f"prior.name={name}: no steps teach it anything; qvae sample on the quantizer's own"
+            " run counts its codes, and qvae.priors.unigram.fit_unigram those of a folder"
         )
 
 
