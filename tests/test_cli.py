@@ -488,6 +488,21 @@ def test_a_prior_that_only_counts_is_not_trained(call, tmp_path):
     assert code == 2 and "counts its codes" in errors and not (tmp_path / "run").exists()
 
 
+def test_a_prior_beside_another_tokenizer_is_refused(work, call):
+    import torch
+
+    from qvae.pretrained import load_model
+    from qvae.tokenizer import Tokenizer
+
+    shutil.copytree("runs/prior", "runs/swapped", ignore=shutil.ignore_patterns("state"))
+    model = load_model("runs/swapped/tokenizer")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    Tokenizer(model).save_pretrained("runs/swapped/tokenizer")
+    code, _, errors = call("sample", "runs/swapped", "-o", "out/swapped")
+    assert code == 4 and "the prior beside it learned tokens of" in errors
+
+
 def test_sample_a_prior(work, call):
     words = ["sample", "runs/prior", "--cond", "time=4:20", "-n", "3"]
     code, out, errors = call(*words, "-o", "out/p", "--json")
