@@ -476,6 +476,34 @@ def test_overrides_are_split_from_options():
         split_overrides(["--a.b"])
 
 
+def test_another_prior_by_its_name(call):
+    code, out, _ = call(
+        "train", "token_prior", "--prior", "masked", "--data", "t", "--print_config"
+    )
+    assert code == 0 and "name: masked" in out and "num_steps: 8" in out
+
+
+def test_a_prior_that_only_counts_is_not_trained(call, tmp_path):
+    words = ["--prior", "unigram", "--data", "tokens", "--run", str(tmp_path / "run")]
+    code, _, errors = call("train", "token_prior", *words)
+    assert code == 2 and "counts its codes" in errors and not (tmp_path / "run").exists()
+
+
+def test_a_prior_beside_another_tokenizer_is_refused(work, call):
+    import torch
+
+    from qvae.pretrained import load_model
+    from qvae.tokenizer import Tokenizer
+
+    shutil.copytree("runs/prior", "runs/swapped", ignore=shutil.ignore_patterns("state"))
+    model = load_model("runs/swapped/tokenizer")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    Tokenizer(model).save_pretrained("runs/swapped/tokenizer")
+    code, _, errors = call("sample", "runs/swapped", "-o", "out/swapped")
+    assert code == 4 and "the prior beside it learned tokens of" in errors
+
+
 def test_sample_a_prior(work, call):
     words = ["sample", "runs/prior", "--cond", "time=4:20", "-n", "3"]
     code, out, errors = call(*words, "-o", "out/p", "--json")

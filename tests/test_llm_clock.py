@@ -306,6 +306,8 @@ def test_what_the_model_cannot_be_told_is_refused(run):
     cases = [
         ("ten past noon", "'noon' is no word of this model"),
         ("ten <|v_begin|>", "holds <.v_begin.>"),
+        ("ten <|eos|>", "'<.eos.>' is no word of this model"),
+        ("ten = 4:10", "'=' is no word of this model"),
         ("", "must have 1 to 63"),
         ("ten " * 70, "sentence of 7. tokens: must have 1 to 63"),
     ]

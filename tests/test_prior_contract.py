@@ -471,6 +471,23 @@ def test_temperature_divides_the_logits():
     assert abs(share - 1 / (1 + math.exp(-2))) < 0.02
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e-29, 1e-31, 1e-39, 1e-300])
+def test_however_cold_the_best_is_taken(temperature):
+    logits = torch.tensor([[1.0, 2.0, -torch.inf], [9e4, -9e4, 0.0]])
+    numbers = torch.tensor([0.0, 0.999], dtype=torch.float64)
+    assert pick(logits, numbers, temperature=temperature).tolist() == [1, 0]
+
+
+def test_a_language_model_without_keys_and_values_is_sampled_too():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    prior = make({"name": "hf", "architecture": {"model_type": "mamba", **sizes}})
+    tokens = prior.sample(2, COND[:2], temperature=0.0, guidance=2.0)
+    told, null = prior.log_probs(tokens, COND[:2]), prior.log_probs(tokens)
+    logits = null + 2 * (told - null)
+    best = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1)  # -inf less -inf: too short
+    assert torch.equal(tokens - prior.low, best)
+
+
 # -- the two that only count --
 
 

@@ -8,10 +8,9 @@ A payload is refused unless it is what its tokens are coded as, so nothing can b
 What stands before it is in :mod:`qvae.coding_header`.
 """
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +106,7 @@ def decode_tokens(
     :func:`encode_tokens` would not have written are refused, and so is anything after them.
 
     Raises:
+        ValueError: a length that is not in 1..N.
         FormatError: bytes that are not the code of any tokens; bytes that are the code of others,
             such as those of another prior, give others.
         UsageError: constriction is not installed, or the prior is not on the CPU.
@@ -118,10 +118,12 @@ def decode_tokens(
         [3, 1, 4, 15]
     """
     library = _library()
+    length = prior.num_tokens if length is None else length
+    if not 1 <= length <= prior.num_tokens:
+        raise ValueError(f"length={length}: must be in 1..{prior.num_tokens}")
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = library.stream.queue.RangeDecoder(words)
     encoder = library.stream.queue.RangeEncoder()
-    length = prior.num_tokens if length is None else length
 
     def choose(logits: Tensor, n: int) -> Tensor:
         if n >= length:
@@ -175,10 +177,9 @@ def compress(
         quality=quality,
         tokenizer=tokenizer.hash,
         prior=model_hash(prior),
-        crc=_crc(tokens),
         cond=() if cond is None else tuple(cond.tolist()),
     )
-    data = header.to_bytes() + payload
+    data = replace(header, crc=header.checksum(tokens)).to_bytes() + payload
     if not torch.equal(_read(data, tokenizer, prior)[0], tokens):
         raise FormatError("compressed bytes decode to other tokens on this machine; not written")
     return Compressed(
@@ -231,8 +232,8 @@ def _read(
     except ValueError as error:
         raise FormatError(f"conditions of the header: {error}") from None
     tokens = decode_tokens(prior, data[at:], cond)
-    if _crc(tokens) != header.crc:
-        raise FormatError(f"tokens do not match their checksum: {_DAMAGED}")
+    if header.checksum(tokens) != header.crc:
+        raise FormatError(f"header and tokens do not match their checksum: {_DAMAGED}")
     return tokens, cond, header.quality, len(data) - at
 
 
@@ -281,7 +282,3 @@ def _library() -> Any:
 
 def _rounded(x: Tensor) -> Tensor:
     return (x.float().clamp(0, 1) * 255).round() / 255
-
-
-def _crc(tokens: Int[Tensor, " N"]) -> int:
-    return zlib.crc32(tokens.cpu().numpy().astype("<u4").tobytes())

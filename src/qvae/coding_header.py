@@ -6,11 +6,16 @@
 Version 2 is for more than 15 raw numbers of conditions: their four bits are 0, and how many there
 are is a varint after the shape. Numbers are little-endian, but for the payload's words. ``psnr`` is
 the quality, in hundredths of a dB; ``tokenizer`` and ``prior`` are the first 6 bytes of their
-hashes; ``crc`` is CRC-32 of the tokens as uint32.
+hashes; ``crc`` is CRC-32 of the header, with 0 in the place of ``crc``, and of the tokens as
+uint32: what a conditional decoder is told decides what is seen, so it must be as it was written.
 """
 
 import struct
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
+
+from jaxtyping import Int
+from torch import Tensor
 
 from qvae.errors import FormatError
 
@@ -39,9 +44,14 @@ class Header:
     """Hash, of which the first 12 hexadecimal digits are kept."""
     prior: str
     """The same."""
-    crc: int
+    crc: int = 0
     cond: tuple[float, ...] = ()
     """Raw numbers that were told; NaN is "not told"."""
+
+    def checksum(self, tokens: Int[Tensor, " N"]) -> int:
+        """Return what ``crc`` is for these tokens."""
+        own = zlib.crc32(replace(self, crc=0).to_bytes())
+        return zlib.crc32(tokens.cpu().numpy().astype("<u4").tobytes(), own)
 
     def to_bytes(self) -> bytes:
         """Write the header."""

@@ -143,7 +143,8 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, An
     while waiting:
         word = waiting.pop(0)
         key, has_value, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not ("." in key or key in MODEL_KEYS):
+        is_key = "." in key or key in (*MODEL_KEYS, "prior")
+        if not word.startswith("--") or not is_key:
             rest.append(word)
             continue
         if not has_value:

@@ -16,7 +16,7 @@ from qvae.llm.decoding import complete_text, draw_codes
 from qvae.llm.folder import load_llm
 from qvae.llm.llama import Llama
 from qvae.llm.rows import encode_text
-from qvae.llm.words import WordTokenizer
+from qvae.llm.words import SPECIAL, WordTokenizer
 from qvae.priors.draw import OnStep, OnTokens
 from qvae.tokenizer import Tokenizer
 
@@ -88,8 +88,9 @@ class ClockLLM:
             ids = encode_text(text, self.model.vocabulary, self.text)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        special = set(self.text.encode(" ".join((*SPECIAL, SIGN))))
         for word in sentence.split():
-            if self.text.unk_token_id in self.text.encode(word):
+            if special & set(self.text.encode(word)):
                 raise UsageError(
                     f"{sentence!r}: {word!r} is no word of this model; see docs/llm.md"
                 )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from qvae.errors import FormatError, UsageError
-from qvae.llm.rows import IGNORED
+from qvae.llm.rows import IGNORED, read_columns
 from qvae.llm.vocabulary import Vocabulary
 from qvae.store import fsync_path, read_json, write_json
 
@@ -30,7 +30,7 @@ _PARTS = {"ids": "{}.bin", "mask": "{}.mask.bin", "lengths": "{}.lengths.bin"}
 
 def write_packed(
     path: str | Path,
-    splits: Mapping[str, Iterable[Mapping[str, Sequence[int]]]],
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
     vocabulary: Vocabulary,
 ) -> None:
     """Write rows of :func:`~qvae.llm.rows.to_row` to a new folder, whole or not at all.
@@ -42,7 +42,8 @@ def write_packed(
 
     Raises:
         UsageError: the folder exists.
-        FormatError: an id outside the vocabulary, with its row and position.
+        FormatError: an id outside the vocabulary, or columns that
+            :func:`~qvae.llm.rows.read_columns` refuses; with the row.
 
     Example:
         >>> import tempfile
@@ -81,7 +82,7 @@ def write_packed(
 
 
 def _write_split(
-    folder: Path, name: str, rows: Iterable[Mapping[str, Sequence[int]]], vocabulary: Vocabulary
+    folder: Path, name: str, rows: Iterable[Mapping[str, Any]], vocabulary: Vocabulary
 ) -> dict[str, Any]:
     paths = {part: folder / form.format(name) for part, form in _PARTS.items()}
     files = {part: path.open("wb") for part, path in paths.items()}
@@ -94,7 +95,10 @@ def _write_split(
 
     try:
         for index, row in enumerate(rows):
-            ids = np.asarray(row["input_ids"], dtype=np.int64)
+            try:
+                ids, is_prompt = read_columns(row)
+            except FormatError as error:
+                raise FormatError(f"{name}: row {index}: {error}") from None
             wrong = (ids < 0) | (ids >= vocabulary.size)
             if wrong.any():
                 at = int(wrong.argmax())
@@ -102,9 +106,8 @@ def _write_split(
                     f"{name}: row {index} has id {ids[at]} at position {at}, "
                     f"the vocabulary is 0..{vocabulary.size - 1}"
                 )
-            labels = np.asarray(row.get("labels", ids))
             put("ids", ids.astype(vocabulary.dtype))
-            put("mask", (labels != IGNORED).astype(np.uint8))
+            put("mask", (~is_prompt).astype(np.uint8))
             put("lengths", np.array([len(ids)], dtype="<u4"))
             counts["rows"] += 1
             counts["ids"] += len(ids)
@@ -149,9 +152,7 @@ class PackedRows(Sequence[dict[str, list[int]]]):
         self.vocabulary = Vocabulary.from_json(
             facts.get("vocabulary"), source=f"{self.path}/meta.json"
         )
-        if split not in facts["splits"]:
-            raise FormatError(f"{self.path}: no split {split!r}, only {', '.join(facts['splits'])}")
-        about = facts["splits"][split]
+        about = self._about(facts.get("splits"), split)
         sizes = {"ids": about["ids"], "mask": about["ids"], "lengths": about["rows"]}
         kinds = {"ids": self.vocabulary.dtype, "mask": np.dtype("u1"), "lengths": np.dtype("<u4")}
         found = {part: self._open(part, split, sizes[part], kinds[part], about) for part in _PARTS}
@@ -160,13 +161,31 @@ class PackedRows(Sequence[dict[str, list[int]]]):
         if (int(self._stops[-1]) if len(self._stops) else 0) != len(self._ids):
             raise FormatError(f"{self.path}: the lengths of {split} do not sum to its ids")
 
+    def _about(self, splits: Any, split: str) -> dict[str, Any]:
+        """Return what meta.json says about a split, all of it there."""
+        if not isinstance(splits, dict) or split not in splits:
+            known = ", ".join(splits) if isinstance(splits, dict) else "none"
+            raise FormatError(f"{self.path}: no split {split!r}, only {known}")
+        about = splits[split]
+        for key in ("rows", "ids", *(f"{part}_sha256" for part in _PARTS)):
+            if not isinstance(about, dict) or key not in about:
+                raise FormatError(f"{self.path}/meta.json: splits.{split} needs {key}")
+        found: dict[str, Any] = about
+        return found
+
     def _open(
         self, part: str, split: str, size: int, kind: np.dtype, about: dict[str, Any]
     ) -> np.ndarray:
         path = self.path / _PARTS[part].format(split)
-        data = np.fromfile(path, dtype=kind) if size == 0 else np.memmap(path, kind, mode="r")
-        if len(data) != size:
-            raise FormatError(f"{path}: {len(data)} numbers, meta.json promises {size}")
+        try:
+            num_bytes = path.stat().st_size
+            if num_bytes != size * kind.itemsize:
+                raise FormatError(
+                    f"{path}: {num_bytes} bytes, meta.json promises {size} numbers of {kind}"
+                )
+            data = np.memmap(path, kind, mode="r") if size else np.empty(0, kind)
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
         digest = hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
         if digest != about[f"{part}_sha256"]:
             raise FormatError(f"{path}: was changed since it was written")

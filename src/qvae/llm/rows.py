@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from qvae.errors import FormatError
 from qvae.llm.grammar import Grammar
@@ -25,6 +26,7 @@ __all__ = [
     "encode_text",
     "from_row",
     "parse",
+    "read_columns",
     "to_row",
 ]
 
@@ -167,10 +169,36 @@ def from_row(
         >>> from_row(row, words, Letters())
         [Text(text='hi', is_prompt=True), Text(text='ho', is_prompt=False)]
     """
-    ids = np.asarray(row["input_ids"], dtype=np.int64)
-    labels = np.asarray(row.get("labels", ids), dtype=np.int64)
+    ids, is_prompt = read_columns(row)
+    if len(ids) > 1 and ids[0] == tokenizer.bos_token_id:
+        is_prompt[0] = is_prompt[1]  # never learned, so it says nothing
+    return _parts(ids, is_prompt, vocabulary, tokenizer)
+
+
+def read_columns(
+    row: Mapping[str, Any],
+) -> tuple[Int[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """Return a row's ids, and where nothing is learned; without labels all of it is.
+
+    Raises:
+        FormatError: no ``input_ids``, no integers, columns of unlike length, or labels that are
+            not the ids.
+
+    Example:
+        >>> read_columns({"input_ids": [5, 6], "labels": [-100, 6]})
+        (array([5, 6]), array([ True, False]))
+    """
+    if "input_ids" not in row:
+        raise FormatError(f"columns {', '.join(row)}: needs input_ids")
+    ids = np.asarray(row["input_ids"])
+    labels = np.asarray(row.get("labels", ids))
+    for name, values in (("input_ids", ids), ("labels", labels)):
+        if values.size and values.dtype.kind not in "iu":
+            raise FormatError(f"{name}: {values.dtype}, needs integers")
     if labels.shape != ids.shape or ids.ndim != 1:
-        raise FormatError(f"labels: {labels.shape}, needs the shape of input_ids, {ids.shape}")
+        raise FormatError(
+            f"labels: {labels.shape}, needs the shape of input_ids, {ids.shape}, and one axis"
+        )
     is_prompt = labels == IGNORED
     wrong = ~is_prompt & (labels != ids)
     if wrong.any():
@@ -178,9 +206,7 @@ def from_row(
         raise FormatError(
             f"labels: {labels[at]} at position {at}, needs the id there ({ids[at]}) or {IGNORED}"
         )
-    if len(ids) > 1 and ids[0] == tokenizer.bos_token_id:
-        is_prompt[0] = is_prompt[1]  # never learned, so it says nothing
-    return _parts(ids, is_prompt, vocabulary, tokenizer)
+    return ids.astype(np.int64), is_prompt
 
 
 def _parts(

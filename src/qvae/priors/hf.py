@@ -167,7 +167,7 @@ class HF(Prior):
         guidance: float = 1.0,
         needed: Sequence[bool] | None = None,
     ) -> Int[Tensor, "B N"]:
-        """Decide token after token with the model's own cache."""
+        """Decide token after token, with the model's own cache of keys and values if it has one."""
         num, books = len(cond), len(self.head_rows)
         is_guided = guidance != 1 and cond.shape[1] > 0
         if is_guided:
@@ -178,14 +178,16 @@ class HF(Prior):
             if num == 0 or (needed is not None and not any(needed[n:])):
                 break
             out = self.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            cache = getattr(out, "past_key_values", None)
             logits = out.logits[:, -1].float()[:, self.head_rows[n % books]]
             if is_guided:
                 told, null = logits.chunk(2)
                 logits = null + guidance * (told - null)
             digits[:, n] = choose(logits + self.head_mask[n % books], n)
             token = (digits[:, n] + self.low[n])[:, None]
-            inputs = self.model.get_input_embeddings()(token.repeat(2, 1) if is_guided else token)
+            word = self.model.get_input_embeddings()(token.repeat(2, 1) if is_guided else token)
+            # Without keys and values (state-space models, old ones) all is computed again.
+            inputs = word if cache is not None else torch.cat([inputs, word], 1)
         return digits
 
 

@@ -17,6 +17,9 @@ from torch import Tensor
 
 __all__ = ["check_sampler", "filter_logits", "invert", "pick", "uniforms"]
 
+_COLD = 1e-30
+"""Logits divided by less than this overflow; long before, the best digit has all probability."""
+
 
 def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draw float64 numbers in [0, 1), ``[num, length]``; row i depends on (seed, i) alone.
@@ -133,7 +136,7 @@ def pick(
         >>> pick(logits, torch.tensor([0.4, 0.6]), temperature=1.0).tolist()
         [0, 1]
     """
-    if temperature == 0 or top_k == 1:
+    if temperature < _COLD or top_k == 1:
         return logits.argmax(-1)
     if temperature != 1:
         logits = logits / temperature

@@ -14,6 +14,7 @@ from qvae.data.base import DataModule
 from qvae.data.tokens import TokenData
 from qvae.errors import QvaeError, UsageError
 from qvae.priors.base import build_prior
+from qvae.priors.independent import IndependentPrior
 from qvae.train import TrainSettings
 
 __all__ = ["build_data", "build_model", "check_values"]
@@ -34,6 +35,12 @@ def check_values(recipe: Recipe, *, device: str = "auto") -> None:
         arguments = dict(recipe.model[part])  # type: ignore[index]
         component = registry.resolve(part, arguments.pop("name"))
         _explained(f"model.{part}", partial(component, **arguments))
+    name = recipe.prior["name"] if recipe.prior else None
+    if name and issubclass(registry.resolve("prior", name), IndependentPrior):
+        raise UsageError(
+            f"prior.name={name}: no steps teach it anything; qvae sample on the quantizer's own"
+            " run counts its codes, and qvae.priors.unigram.fit_unigram those of a folder"
+        )
 
 
 def build_data(recipe: Recipe) -> DataModule:

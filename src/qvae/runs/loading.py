@@ -71,7 +71,8 @@ def open_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model of a run folder, of a model folder, or of a tokenizer folder.
 
     Raises:
-        FormatError: there is no model, or it is damaged, or a prior's tokenizer is missing.
+        FormatError: there is no model, or it is damaged, or a prior's tokenizer is missing or
+            is another than the one whose tokens it learned.
     """
     path = Path(path)
     folder = path / "model" if (path / "model").is_dir() else path
@@ -95,6 +96,12 @@ def open_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
     tokenizer = Tokenizer.from_pretrained(path / "tokenizer", device=device)
     if tokenizer.codebook_sizes != model.codebook_sizes or tokenizer.num_tokens != model.num_tokens:
         raise FormatError(f"{path / 'tokenizer'}: its tokens are not those of the prior beside it")
+    learned = read_json(folder / "config.json").get("tokenizer_hash", tokenizer.hash)
+    if learned != tokenizer.hash:
+        raise FormatError(
+            f"{path / 'tokenizer'}: is {tokenizer.hash[:12]}, the prior beside it learned tokens of"
+            f" {str(learned)[:12]}"
+        )
     return replace(run, tokenizer=tokenizer)
 
 

@@ -15,7 +15,7 @@ from qvae.data.tokens import TokenData
 from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.runs.build import build_data, build_model, check_values
-from qvae.store import load_folder
+from qvae.store import load_folder, read_json
 from qvae.tokenizer import Tokenizer
 from qvae.train import TrainResult, fit
 
@@ -155,7 +155,8 @@ def _export(
     if tokenizer is not None:
         copy_folder(tokenizer, path.parent / "tokenizer")
     if text is None:
-        save_model(model, path)
+        learned = {} if tokenizer is None else read_json(tokenizer / "config.json")
+        save_model(model, path, extra={"tokenizer_hash": learned["hash"]} if learned else None)
         return
     from qvae.llm.folder import save_llm
     from qvae.llm.llama import Llama
