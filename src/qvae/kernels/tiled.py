@@ -1,7 +1,9 @@
 """The nearest-code search in plain torch, in tiles that stay in the cache."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +15,12 @@ from qvae.kernels.reference import nearest as reference
 
 __all__ = ["nearest"]
 
-_ROWS, _COLUMNS = 512, 512  # of a tile
-_MINIMA = 1 << 19  # numbers that stand for groups, while a block of rows is searched
-_WORD = 8  # flags of groups that are looked at together
-_GATHERED = 1 << 19  # numbers of a gathered piece
+_ROWS, _COLUMNS = 512, 1024  # of a tile
+_BLOCK = 1 << 19  # numbers of a block of rows, or of the minima that it has
+_BLOCK_ROWS = 4096
+_PIECE = 1 << 17  # minima that are compared at a time: fresh megabytes cost page faults
+_WORD = 8  # flags that are looked at together
+_GATHERED = 1 << 20  # numbers of a gathered piece
 _PENDING = 1 << 18  # candidates that wait for float64
 
 
@@ -30,40 +34,53 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     codes = place_codes(codebook)
     if codes is None:
         return reference(z, codebook)
-    search = _Search(z, codebook, codes)
-    step = max(_ROWS // 2, _MINIMA // len(search.groups.flat))
+    tiles = _tiles(len(codebook))
+    codes = _fill(codes, prod(tiles))
+    search = _Search(z, codebook, codes, _Groups(codes, tiles))
+    step = _BLOCK // max(len(search.groups.flat), z.shape[1])
+    step = min(max(step, _ROWS // 2), _BLOCK_ROWS)
     for start in range(0, len(z), step):
         search.add_rows(start, step)
     return search.finish()
 
 
+def _tiles(num: int) -> tuple[int, int, int]:
+    """How many tiles, how many groups in each, and how many codes in a group."""
+    size = 16 if num >= 2048 else 4
+    num_tiles = -(-num // _COLUMNS)
+    return num_tiles, -(-num // (num_tiles * size * _WORD)) * _WORD, size
+
+
+def _fill(codes: Codes, num: int) -> Codes:
+    """Fill the last tile with codes that score infinity."""
+    missing = num - len(codes.half)
+    if not missing:
+        return codes
+    return replace(
+        codes,
+        moved=F.pad(codes.moved, (0, 0, 0, missing)),
+        half=F.pad(codes.half, (0, missing), value=torch.inf),
+        per_norm=F.pad(codes.per_norm, (0, missing)),
+        flat=F.pad(codes.flat, (0, missing)),
+    )
+
+
 class _Groups:
     """Codes in groups of neighbours, and the tiles in which they are scored.
 
-    A tile's column ``i * stride + j`` is member ``i`` of its group ``j``: the lowest of each group
-    is then a minimum of ``size`` long pieces of a row. Tiles have one width; codes that lack have a
-    half norm of infinity.
+    A tile's column ``i * stride + j`` is member ``i`` of its group ``j``, so that the lowest of
+    each group is a minimum of a few long pieces of a row.
     """
 
-    def __init__(self, codes: Codes) -> None:
-        num, dim = codes.moved.shape
-        self.size = 16 if num >= 2048 else 4
-        num_tiles = -(-num // _COLUMNS)
-        self.stride = -(-num // (num_tiles * self.size * _WORD)) * _WORD
-        missing = num_tiles * self.stride * self.size - num
-        moved, half = codes.moved, codes.half
-        per_norm, flat = codes.per_norm, codes.flat
-        if missing:
-            moved = F.pad(moved, (0, 0, 0, missing))
-            half = F.pad(half, (0, missing), value=torch.inf)
-            per_norm, flat = F.pad(per_norm, (0, missing)), F.pad(flat, (0, missing))
-        tiles = (num_tiles, self.stride, self.size)
-        weights = moved.view(*tiles, dim).transpose(1, 2).contiguous().neg_()
-        self.weights = weights.view(num_tiles, -1, dim)
-        self.biases = half.view(tiles).mT.reshape(num_tiles, -1)
-        self.moved = moved.view(-1, self.size * dim)
+    def __init__(self, codes: Codes, tiles: tuple[int, int, int]) -> None:
+        _, self.stride, self.size = tiles
+        dim = codes.moved.shape[1]
+        weights = codes.moved.view(*tiles, dim).transpose(1, 2).contiguous().neg_()
+        self.weights = weights.view(tiles[0], -1, dim)
+        self.biases = codes.half.view(tiles).mT.reshape(tiles[0], -1)
+        self.moved = codes.moved.view(-1, self.size * dim)
         self.half, self.code_per_norm, self.code_flat = (
-            values.view(-1, self.size) for values in (half, per_norm, flat)
+            values.view(-1, self.size) for values in (codes.half, codes.per_norm, codes.flat)
         )
         self.per_norm, self.flat = self.code_per_norm.amax(1), self.code_flat.amax(1)
 
@@ -77,6 +94,17 @@ class _Groups:
                 torch.amin(scores, 1, out=part)
         return minima
 
+    def near(self, minima: Tensor, norm: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """Which groups reach into the band ``[N, groups]``, and where it ends ``[N]``."""
+        upper, is_near = torch.empty_like(slack), torch.empty_like(minima, dtype=torch.bool)
+        step = max(1, _PIECE // minima.shape[1])
+        pieces = (values.split(step) for values in (minima, norm[:, None], slack, upper, is_near))
+        for lowest, length, rounding, end, flags in zip(*pieces, strict=True):
+            band = torch.addcmul(self.flat, length, self.per_norm)
+            torch.add((lowest + band).amin(1), rounding, out=end)
+            torch.le(band.neg_().add_(lowest), end[:, None], out=flags)
+        return is_near, upper
+
     def scores(self, rows: Tensor, groups: Tensor) -> Tensor:
         """Scores of each row against the codes of its group, ``[P, size]``."""
         moved = F.embedding(groups, self.moved).view(len(rows), self.size, -1)
@@ -86,7 +114,7 @@ class _Groups:
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``rows @ weight.T + bias``, by oneDNN where torch has it.
 
-    torch gives float32 products to its BLAS, and MKL's leaves half of an AMD processor unused.
+    torch gives float32 products to its BLAS, where MKL leaves half of an AMD processor unused.
     """
     if rows.device.type == "cpu" and _has_onednn():
         scores: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
@@ -109,9 +137,8 @@ def _nonzero(flags: Tensor) -> tuple[Tensor, Tensor]:
 class _Search:
     """Candidates of all rows, and the winners of those that were decided early."""
 
-    def __init__(self, z: Tensor, codebook: Tensor, codes: Codes) -> None:
-        self.z, self.codebook, self.codes = z, codebook, codes
-        self.groups = _Groups(codes)
+    def __init__(self, z: Tensor, codebook: Tensor, codes: Codes, groups: _Groups) -> None:
+        self.z, self.codebook, self.codes, self.groups = z, codebook, codes, groups
         self.best = torch.full((len(z),), torch.inf, dtype=torch.float64, device=z.device)
         self.winner = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.pending: list[tuple[Tensor, Tensor]] = []
@@ -124,10 +151,8 @@ class _Search:
         rows, norm, slack, usable = place_rows(self.z[start : start + num], self.codes)
         if not usable.all():
             self.unusable.append(start + (~usable).nonzero()[:, 0])
-        minima = groups.lowest(rows)
-        band = torch.addcmul(groups.flat, norm[:, None], groups.per_norm)
-        upper = (minima + band).amin(1) + slack
-        found = _nonzero(minima.sub_(band) <= upper[:, None])
+        is_near, upper = groups.near(groups.lowest(rows), norm, slack)
+        found = _nonzero(is_near)
         step = max(1, _GATHERED // groups.moved.shape[1])
         for row, group in zip(*(index.split(step) for index in found), strict=True):
             band = torch.addcmul(
