@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 from qvae import kernels
 from qvae.errors import UsageError
-from qvae.kernels import dispatch, native, reference
+from qvae.kernels import dispatch, native, reference, tiled
 
 ROOT = Path(__file__).resolve().parents[1]
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -192,6 +192,23 @@ def test_lower_matrix_precision_changes_no_code(monkeypatch):
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(found, reference.nearest(z, codebook))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "tied", "collapsed", "one huge code"])
+def test_torch_without_onednn(name, monkeypatch):
+    monkeypatch.setattr(tiled, "_has_onednn", lambda: False)
+    z, codebook = HARD[name](600, 333, 24)
+    assert torch.equal(tiled.nearest(z, codebook), reference.nearest(z, codebook))
+
+
+@pytest.mark.parametrize("size", [2048, 2500])
+def test_torch_in_several_blocks_and_tiles(size, monkeypatch):
+    """Blocks, tiles and pieces that are left over: rows and codes divide by none of them."""
+    for name, value in (("_ROWS", 48), ("_BLOCK", 1 << 11), ("_PIECE", 1 << 11)):
+        monkeypatch.setattr(tiled, name, value)
+    for make in HARD["tied"], HARD["one huge code"]:
+        z, codebook = make(333, size, 20)
+        assert torch.equal(tiled.nearest(z, codebook), reference.nearest(z, codebook))
 
 
 def test_compiles_into_one_graph():

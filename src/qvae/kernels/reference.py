@@ -36,7 +36,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
         [25.0]
     """
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.unbind(-1), b.unbind(-1), strict=True):
-        difference = x.double() - y.double()
+    for x, y in zip(a.double().unbind(-1), b.double().unbind(-1), strict=True):
+        difference = x - y
         total = total + difference * difference
     return total

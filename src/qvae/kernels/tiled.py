@@ -1,6 +1,9 @@
 """The nearest-code search in plain torch, in tiles that stay in the cache."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,11 @@ from qvae.kernels.reference import nearest as reference
 
 __all__ = ["nearest"]
 
-_ROWS, _COLUMNS = 256, 512
+_ROWS, _COLUMNS = 512, 1024  # of a tile
+_BLOCK = 1 << 19  # numbers of a block of rows, or of the minima that it has
+_BLOCK_ROWS = 4096
+_PIECE = 1 << 17  # minima that are compared at a time: fresh megabytes cost page faults
+_WORD = 8  # flags that are looked at together
 _GATHERED = 1 << 20  # numbers of a gathered piece
 _PENDING = 1 << 18  # candidates that wait for float64
 
@@ -27,71 +34,133 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     codes = place_codes(codebook)
     if codes is None:
         return reference(z, codebook)
-    search = _Search(z, codebook, codes)
-    for start in range(0, len(z), _ROWS):
-        search.add_rows(start)
+    tiles = _tiles(len(codebook))
+    codes = _fill(codes, prod(tiles))
+    search = _Search(z, codebook, codes, _Groups(codes, tiles))
+    step = _BLOCK // max(len(search.groups.flat), z.shape[1])
+    step = min(max(step, _ROWS // 2), _BLOCK_ROWS)
+    for start in range(0, len(z), step):
+        search.add_rows(start, step)
     return search.finish()
 
 
+def _tiles(num: int) -> tuple[int, int, int]:
+    """How many tiles, how many groups in each, and how many codes in a group."""
+    size = 16 if num >= 2048 else 4
+    num_tiles = -(-num // _COLUMNS)
+    return num_tiles, -(-num // (num_tiles * size * _WORD)) * _WORD, size
+
+
+def _fill(codes: Codes, num: int) -> Codes:
+    """Fill the last tile with codes that score infinity."""
+    missing = num - len(codes.half)
+    if not missing:
+        return codes
+    return replace(
+        codes,
+        moved=F.pad(codes.moved, (0, 0, 0, missing)),
+        half=F.pad(codes.half, (0, missing), value=torch.inf),
+        per_norm=F.pad(codes.per_norm, (0, missing)),
+        flat=F.pad(codes.flat, (0, missing)),
+    )
+
+
 class _Groups:
-    """Codes in groups: member i of a tile's group j is its column ``i * stride + j``."""
+    """Codes in groups of neighbours, and the tiles in which they are scored.
 
-    def __init__(self, codes: Codes) -> None:
-        num = len(codes.half)
-        self.size = 16 if num >= 2048 else 4
-        self.tiles = [slice(s, min(s + _COLUMNS, num)) for s in range(0, num, _COLUMNS)]
-        firsts, strides, norms, flats = [], [], [], []
-        for tile in self.tiles:
-            stride = -(-(tile.stop - tile.start) // self.size)
-            firsts.append(tile.start + torch.arange(stride, device=codes.half.device))
-            strides.append(torch.full_like(firsts[-1], stride))
-            norms.append(self._columns(codes.per_norm[tile], stride).amax(0))
-            flats.append(self._columns(codes.flat[tile], stride).amax(0))
-        self.first, self.stride = torch.cat(firsts), torch.cat(strides)
-        self.per_norm, self.flat = torch.cat(norms), torch.cat(flats)
-        self.last = num - 1
+    A tile's column ``i * stride + j`` is member ``i`` of its group ``j``, so that the lowest of
+    each group is a minimum of a few long pieces of a row.
+    """
 
-    def _columns(self, values: Tensor, stride: int) -> Tensor:
-        missing = self.size * stride - len(values)
-        return F.pad(values, (0, missing)).view(self.size, stride)
+    def __init__(self, codes: Codes, tiles: tuple[int, int, int]) -> None:
+        _, self.stride, self.size = tiles
+        dim = codes.moved.shape[1]
+        weights = codes.moved.view(*tiles, dim).transpose(1, 2).contiguous().neg_()
+        self.weights = weights.view(tiles[0], -1, dim)
+        self.biases = codes.half.view(tiles).mT.reshape(tiles[0], -1)
+        self.moved = codes.moved.view(-1, self.size * dim)
+        self.half, self.code_per_norm, self.code_flat = (
+            values.view(-1, self.size) for values in (codes.half, codes.per_norm, codes.flat)
+        )
+        self.per_norm, self.flat = self.code_per_norm.amax(1), self.code_flat.amax(1)
 
-    def members(self, groups: Tensor) -> Tensor:
-        """The codes of groups, ``[G, size]``; where a tile ends, the last code once more."""
-        step = torch.arange(self.size, device=groups.device)
-        return (self.first[groups, None] + self.stride[groups, None] * step).clamp(max=self.last)
+    def lowest(self, rows: Tensor) -> Tensor:
+        """The lowest score of each group, ``[N, groups]``."""
+        minima = rows.new_empty(len(rows), len(self.flat))
+        for some, out in zip(rows.split(_ROWS), minima.split(_ROWS), strict=True):
+            parts = out.split(self.stride, dim=1)
+            for weight, bias, part in zip(self.weights, self.biases, parts, strict=True):
+                scores = _linear(some, weight, bias).view(len(some), self.size, self.stride)
+                torch.amin(scores, 1, out=part)
+        return minima
+
+    def near(self, minima: Tensor, norm: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """Which groups reach into the band ``[N, groups]``, and where it ends ``[N]``."""
+        upper, is_near = torch.empty_like(slack), torch.empty_like(minima, dtype=torch.bool)
+        step = max(1, _PIECE // minima.shape[1])
+        pieces = (values.split(step) for values in (minima, norm[:, None], slack, upper, is_near))
+        for lowest, length, rounding, end, flags in zip(*pieces, strict=True):
+            band = torch.addcmul(self.flat, length, self.per_norm)
+            torch.add((lowest + band).amin(1), rounding, out=end)
+            torch.le(band.neg_().add_(lowest), end[:, None], out=flags)
+        return is_near, upper
+
+    def scores(self, rows: Tensor, groups: Tensor) -> Tensor:
+        """Scores of each row against the codes of its group, ``[P, size]``."""
+        moved = F.embedding(groups, self.moved).view(len(rows), self.size, -1)
+        return self.half[groups] - torch.bmm(rows[:, None], moved.mT)[:, 0]
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``rows @ weight.T + bias``, by oneDNN where torch has it.
+
+    torch gives float32 products to its BLAS, where MKL leaves half of an AMD processor unused.
+    """
+    if rows.device.type == "cpu" and _has_onednn():
+        scores: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return scores
+    return F.linear(rows, weight, bias)
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _nonzero(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """``flags.nonzero()`` of few, one column each: words of flags first, most of which are 0."""
+    row, word = flags.view(torch.int64).nonzero().unbind(1)
+    which, flag = flags.view(len(flags), -1, _WORD)[row, word].nonzero().unbind(1)
+    return row[which], word[which] * _WORD + flag
 
 
 class _Search:
     """Candidates of all rows, and the winners of those that were decided early."""
 
-    def __init__(self, z: Tensor, codebook: Tensor, codes: Codes) -> None:
-        self.z, self.codebook, self.codes = z, codebook, codes
-        self.groups = _Groups(codes)
-        self.scores = z.new_empty(_ROWS, _COLUMNS)
+    def __init__(self, z: Tensor, codebook: Tensor, codes: Codes, groups: _Groups) -> None:
+        self.z, self.codebook, self.codes, self.groups = z, codebook, codes, groups
         self.best = torch.full((len(z),), torch.inf, dtype=torch.float64, device=z.device)
         self.winner = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.num_pending = 0
         self.unusable: list[Tensor] = []
 
-    def add_rows(self, start: int) -> None:
+    def add_rows(self, start: int, num: int) -> None:
         """Find the candidates of one block of rows."""
-        rows, norm, slack, usable = place_rows(self.z[start : start + _ROWS], self.codes)
+        groups = self.groups
+        rows, norm, slack, usable = place_rows(self.z[start : start + num], self.codes)
         if not usable.all():
             self.unusable.append(start + (~usable).nonzero()[:, 0])
-        minima = torch.cat([self._lowest(rows, tile) for tile in self.groups.tiles], dim=1)
-        band = torch.addcmul(self.groups.flat, norm[:, None], self.groups.per_norm)
-        upper = (minima + band).amin(1) + slack
-        found = (minima - band <= upper[:, None]).nonzero()
-        step = max(1, _GATHERED // (self.groups.size * rows.shape[1]))
-        for piece in found.split(step):
-            row, group = piece.unbind(1)
-            members = self.groups.members(group)
-            scores = self._rescore(rows[row], members)
-            codes = self.codes
-            band = codes.per_norm[members] * norm[row, None] + codes.flat[members]
-            keep = scores - band <= upper[row, None]
-            self._wait(start + row[:, None].expand_as(members)[keep], members[keep])
+        is_near, upper = groups.near(groups.lowest(rows), norm, slack)
+        found = _nonzero(is_near)
+        step = max(1, _GATHERED // groups.moved.shape[1])
+        for row, group in zip(*(index.split(step) for index in found), strict=True):
+            band = torch.addcmul(
+                groups.code_flat[group], norm[row, None], groups.code_per_norm[group]
+            )
+            lower = groups.scores(rows[row], group) - band
+            which, member = (lower <= upper[row, None]).nonzero().unbind(1)
+            self._wait(start + row[which], group[which] * groups.size + member)
 
     def finish(self) -> Tensor:
         """Decide what is open; a row with a single candidate needs no distance."""
@@ -102,22 +171,6 @@ class _Search:
         for odd in self.unusable:
             self.winner[odd] = reference(self.z[odd], self.codebook)
         return self.winner
-
-    def _lowest(self, rows: Tensor, tile: slice) -> Tensor:
-        """The lowest score of each group of a tile, ``[N, groups]``."""
-        size, width = self.groups.size, tile.stop - tile.start
-        stride = -(-width // size)
-        scores = self.scores.view(-1)[: len(rows) * stride * size].view(len(rows), -1)
-        moved, half = self.codes.moved[tile], self.codes.half[tile]
-        torch.addmm(half, rows, moved.T, alpha=-1, out=scores[:, :width])
-        scores[:, width:] = torch.inf
-        return scores.view(len(rows), size, stride).amin(1)
-
-    def _rescore(self, rows: Tensor, members: Tensor) -> Tensor:
-        """Scores of each row against its own few codes, ``[P, size]``."""
-        moved = F.embedding(members, self.codes.moved)  # quicker than an index for long rows
-        half = self.codes.half[members]
-        return torch.baddbmm(half[:, None], rows[:, None], moved.mT, alpha=-1)[:, 0]
 
     def _wait(self, rows: Tensor, codes: Tensor) -> None:
         self.pending.append((rows, codes))
