@@ -15,6 +15,7 @@ from tables_continuous import (
 from tables_speed import bench_results, decode_results, step_results, vae_step_results
 from tables_tokens import (
     digits_results,
+    emoji_results,
     fashion_results,
     peer_quality_results,
     prior_results,
@@ -48,6 +49,7 @@ GENERATED = {
     },
     ROOT / "docs" / "priors.md": {
         "priors": prior_results,
+        "emoji": emoji_results,
         "clock-priors": clock_prior_results,
         "decode": decode_results,
     },

@@ -1,6 +1,6 @@
 """Tables of quantizers and of priors over their tokens."""
 
-from committed import NONE_YET, result, rows_of
+from committed import NONE_YET, machine_of, minutes, result, rows_of
 
 
 def fashion_results():
@@ -127,5 +127,34 @@ def prior_results():
             *rows_of(heads, rows),
             "",
             f"Bytes of {max(images)} test images, each at the PSNR of its own tokens.",
+        ]
+    )
+
+
+def emoji_results():
+    report = result("emoji.json")
+    if report is None:
+        return NONE_YET
+    coder, tokens, drawn = report["tokenizer"], report["tokens"], report["samples"]
+    cells = [
+        f"{coder['psnr']['value']:.2f}",
+        f"{coder['usage']['value']:.1%}",
+        *(f"{tokens[name]['value']:.2f}" for name in ("bits_per_token", "bits_per_token_unigram")),
+        f"{drawn['accuracy_on_samples']:.1%}",
+        f"{drawn['accuracy_on_reconstructions']:.1%}",
+        f"{drawn['variance_ratio']:.2f}",
+    ]
+    heads = "PSNR dB|usage|bits/token|unigram|class found, samples|reconstructions"
+    parts = ", ".join(f"{num:,} {part}" for part, num in report["pictures"].items())
+    return "\n".join(
+        [
+            *rows_of(f"{heads}|variance, of real", [cells]),
+            "",
+            f"{report['data']}; pictures: {parts}; {machine_of(report)}, "
+            f"{minutes(report['seconds'])}.",
+            "",
+            "![emoji drawn by category](../benchmarks/results/emoji_samples.png)",
+            "",
+            "A row a category: " + ", ".join(report["categories"]) + ".",
         ]
     )

@@ -1,0 +1,65 @@
+"""How long a recipe trains on this machine, with one thread and with more, from a few steps of it.
+
+    python benchmarks/training_minutes.py RUN [RUN ...]     # folders of runs, for their recipes
+
+Long trainings are often measured on one core, beside other work. This trains each run's recipe
+anew for a few steps in a scratch folder, once for each number of threads, alone on the machine:
+``steps * seconds of a step + evaluations * seconds of one``. The slow first steps are left out.
+Writes ``benchmarks/results/training_minutes.json``.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qvae.config import load_recipe
+from qvae.reports.machine import describe_machine
+from qvae.runs.training import train_recipe
+from qvae.store import write_json
+
+RESULTS = Path(__file__).parent / "results"
+WARM, STEPS = 20, 60
+
+
+def seconds_of(recipe_file: Path, threads: int) -> dict[str, float]:
+    """Return the seconds of a step and of an evaluation."""
+    torch.set_num_threads(threads)
+    changes = [("train.steps", STEPS), ("train.log_every", WARM), ("train.eval_every", STEPS)]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        train_recipe(load_recipe(recipe_file, changes), run=run, progress=False)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    at = {(row["split"], row["step"]): row["seconds"] for row in rows}
+    step = (at["train", STEPS] - at["train", WARM]) / (STEPS - WARM)
+    return {"step": step, "evaluation": at["valid", STEPS] - at["train", STEPS]}
+
+
+def main() -> None:
+    """Time every run's recipe, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--threads", nargs="+", type=int, default=(1, os.cpu_count() or 1))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    report: dict[str, Any] = {"machine": describe_machine(), "measured_steps": STEPS, "rows": []}
+    for run in args.runs:
+        train = load_recipe(run / "recipe.yaml", []).train
+        for threads in args.threads:
+            seconds = seconds_of(run / "recipe.yaml", threads)
+            evaluations = train["steps"] // train["eval_every"]
+            spent = train["steps"] * seconds["step"] + evaluations * seconds["evaluation"]
+            row = {"run": "/".join(run.parts[-2:]), "threads": threads, "steps": train["steps"]}
+            report["rows"].append({**row, "seconds": seconds, "minutes": spent / 60})
+            sys.stdout.write(f"{report['rows'][-1]}\n")
+            sys.stdout.flush()
+    write_json(args.results / "training_minutes.json", report)
+
+
+if __name__ == "__main__":
+    main()
