@@ -16,7 +16,7 @@ _UP = 1.001
 """Covers the rounding of norms and of bands themselves."""
 _FAR = 2.0**80
 """Rows of a larger squared norm are compared in float64 alone."""
-_SAMPLE = 15
+_SAMPLE, _PART = 15, 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +51,14 @@ def place_codes(codebook: Tensor) -> Codes | None:
     sample = codebook[torch.arange(0, size, -(-size // _SAMPLE), device=codebook.device)]
     centre = torch.nan_to_num(sample.median(dim=0).values, posinf=0.0, neginf=0.0)
     moved = codebook.contiguous() - centre
-    largest = moved.abs().amax()
+    largest = torch.linalg.vector_norm(moved, ord=torch.inf)
     if not torch.isfinite(largest):
         return None
     exponent = (1 - torch.frexp(largest).exponent).clamp(-126, 126)
     scale = torch.ldexp(torch.ones_like(largest), exponent)
     moved = moved.mul_(scale)
-    half = moved.square().sum(1) / 2
+    # In parts: the squares of a large codebook would be another copy of it.
+    half = torch.cat([part.square().sum(1) for part in moved.split(_PART)]) / 2
     gamma = (2 * dim + 16) * 2.0**-24 * _UP
     eta = (dim + 4) * 2.0**-53 * _UP
     widen = _UP + dim * 2.0**-22
