@@ -185,6 +185,10 @@ def test_info(call):
         (["train", "ae.yaml", "--data", "images", "--train.steps", "0"], "train: steps=0: must be"),
         (["train", "ae.yaml", "--data", "x", "--resume"], "--resume: needs --run DIR"),
         (["train", "ae.yaml"], "data.path (--data PATH): is required"),
+        (
+            ["train", "ae.yaml", "--data", "images", "--data.path", "x"],
+            "--data.path: told twice, images and x",
+        ),
         (["train", "ae.yaml", "--data", "images", "--init", "no"], "init='no': no such folder"),
         (["sample", "runs/ae", "-o", "x", "--cond", "time"], "must be NAME=VALUE"),
         (["sample", "runs/ae", "-o", "x", "--cond", "a=1", "a=2"], "told twice"),

@@ -40,7 +40,12 @@ def run_train(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.config import dump_recipe, load_recipe, recipe_options
     from qvae.schema import options_help
 
-    changes = [*overrides, *_short_options(args)]
+    short = _short_options(args)
+    for key, value in short:
+        if key in dict(overrides):
+            told = f"{value} and {dict(overrides)[key]}"
+            raise UsageError(f"--{key}: told twice, {told}, once by its short option; give one")
+    changes = [*overrides, *short]
     is_complete = not (asks_help or args.print_config)
     recipe = load_recipe(args.recipe, changes, is_complete=is_complete)
     if asks_help:
