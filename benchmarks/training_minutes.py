@@ -1,6 +1,6 @@
 """How long a recipe trains on this machine, with one thread and with more, from a few steps of it.
 
-    python benchmarks/training_minutes.py RUN [RUN ...]     # folders of runs, for their recipes
+    python benchmarks/training_minutes.py NAME=RUN [NAME=RUN ...]     # what to call a run's recipe
 
 Long trainings are often measured on one core, beside other work. This trains each run's recipe
 anew for a few steps in a scratch folder, once for each number of threads, alone on the machine:
@@ -40,21 +40,27 @@ def seconds_of(recipe_file: Path, threads: int) -> dict[str, float]:
     return {"step": step, "evaluation": at["valid", STEPS] - at["train", STEPS]}
 
 
+def named(word: str) -> tuple[str, Path]:
+    """Read ``NAME=RUN``."""
+    name, _, run = word.partition("=")
+    return name, Path(run)
+
+
 def main() -> None:
     """Time every run's recipe, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=named, metavar="NAME=RUN")
     parser.add_argument("--threads", nargs="+", type=int, default=(1, os.cpu_count() or 1))
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     report: dict[str, Any] = {"machine": describe_machine(), "measured_steps": STEPS, "rows": []}
-    for run in args.runs:
+    for name, run in args.runs:
         train = load_recipe(run / "recipe.yaml", []).train
         for threads in args.threads:
             seconds = seconds_of(run / "recipe.yaml", threads)
             evaluations = train["steps"] // train["eval_every"]
             spent = train["steps"] * seconds["step"] + evaluations * seconds["evaluation"]
-            row = {"run": "/".join(run.parts[-2:]), "threads": threads, "steps": train["steps"]}
+            row = {"recipe": name, "threads": threads, "steps": train["steps"]}
             report["rows"].append({**row, "seconds": seconds, "minutes": spent / 60})
             sys.stdout.write(f"{report['rows'][-1]}\n")
             sys.stdout.flush()

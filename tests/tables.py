@@ -12,7 +12,13 @@ from tables_continuous import (
     shapes_results,
     tcvae_results,
 )
-from tables_speed import bench_results, decode_results, step_results, vae_step_results
+from tables_speed import (
+    bench_results,
+    decode_results,
+    minutes_results,
+    step_results,
+    vae_step_results,
+)
 from tables_tokens import (
     digits_results,
     emoji_results,
@@ -38,7 +44,7 @@ GENERATED = {
         "shapes": shapes_results,
     },
     ROOT / "docs" / "llm.md": {"llm": llm_results},
-    ROOT / "docs" / "clock.md": {"results": clock_results},
+    ROOT / "docs" / "clock.md": {"results": clock_results, "minutes": minutes_results},
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json")
     },

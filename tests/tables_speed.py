@@ -104,3 +104,21 @@ def decode_results():
         times = [f"{row['seconds'][name]:.3g}" for name in names]
         rows.append([num, *times, f"{row['ratio_best_dtype']:.2f}x"])
     return "\n".join([*lines, *rows_of(heads, rows)])
+
+
+def minutes_results():
+    report = result("training_minutes.json")
+    if report is None:
+        return NONE_YET
+    counts = sorted({row["threads"] for row in report["rows"]})
+    spent = {(row["recipe"], row["threads"]): row["minutes"] for row in report["rows"]}
+    steps = {row["recipe"]: row["steps"] for row in report["rows"]}
+    rows = [
+        [f"`{name}`", f"{num:,}", *(f"{spent[name, count]:.0f}" for count in counts)]
+        for name, num in steps.items()
+    ]
+    heads = ["recipe", "steps", *(f"minutes, {count} thread(s)" for count in counts)]
+    told = (
+        f"{report['machine']['cpu']}, from {report['measured_steps']} steps of each, alone on the"
+    )
+    return "\n".join([*rows_of(heads, rows), "", f"{told} machine."])
