@@ -14,7 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from by_class import A_CLASS, samples_by_class
 
 from qvae.config import load_recipe
@@ -70,7 +69,7 @@ def main() -> None:
     sys.stdout.write(f"{report}\n")
     write_json(args.results / "emoji.json", report)
     shown = drawn.unflatten(0, (len(categories), A_CLASS))[:, :SHOWN]
-    save_frames([sheet(torch.as_tensor(shown))], args.results / "emoji_samples.png")
+    save_frames([sheet(shown)], args.results / "emoji_samples.png")
 
 
 if __name__ == "__main__":

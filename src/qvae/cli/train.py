@@ -40,10 +40,10 @@ def run_train(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.config import dump_recipe, load_recipe, recipe_options
     from qvae.schema import options_help
 
-    short = _short_options(args)
+    short, long = _short_options(args), dict(overrides)
     for key, value in short:
-        if key in dict(overrides):
-            told = f"{value} and {dict(overrides)[key]}"
+        if key in long:
+            told = f"{value} and {long[key]}"
             raise UsageError(f"--{key}: told twice, {told}, once by its short option; give one")
     changes = [*overrides, *short]
     is_complete = not (asks_help or args.print_config)
