@@ -30,12 +30,15 @@ def orthogonalize(matrices: Tensor, *, dtype: torch.dtype = torch.float32) -> Te
     """
     a, b, c = _QUINTIC
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
-    for _ in range(_ITERATIONS):
+    wide = matrices.mT if is_tall else matrices
+    x = (wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
+    x = x.reshape(-1, *x.shape[-2:])
+    for _ in range(_ITERATIONS):  # sums ride on the products: a pass over bfloat16 costs as much
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if is_tall else x).to(torch.float32)
+        mixed = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, mixed, x, beta=a)
+    x = x.to(torch.float32).view(wide.shape)
+    return x.mT if is_tall else x
 
 
 class Muon(Optimizer):
