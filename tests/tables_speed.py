@@ -111,14 +111,18 @@ def minutes_results():
     if report is None:
         return NONE_YET
     counts = sorted({row["threads"] for row in report["rows"]})
-    spent = {(row["recipe"], row["threads"]): row["minutes"] for row in report["rows"]}
-    steps = {row["recipe"]: row["steps"] for row in report["rows"]}
+    spent, units = {}, ("steps", "samples")
+    for row in report["rows"]:
+        unit = next(unit for unit in units if unit in row)
+        key = row["recipe"], f"{row[unit]:,} {unit}{' encoded' if unit == 'samples' else ''}"
+        spent.setdefault(key, {})[row["threads"]] = row["minutes"]
     rows = [
-        [f"`{name}`", f"{num:,}", *(f"{spent[name, count]:.0f}" for count in counts)]
-        for name, num in steps.items()
+        [f"`{name}`", work, *(f"{minutes[count]:.1f}" for count in counts)]
+        for (name, work), minutes in spent.items()
     ]
-    heads = ["recipe", "steps", *(f"minutes, {count} thread(s)" for count in counts)]
+    heads = ["recipe", "work", *(f"minutes, {count} thread(s)" for count in counts)]
     told = (
-        f"{report['machine']['cpu']}, from {report['measured_steps']} steps of each, alone on the"
+        f"{report['machine']['cpu']}, from {report['measured_steps']} steps or "
+        f"{report['measured_samples']:,} samples of each, alone on the"
     )
     return "\n".join([*rows_of(heads, rows), "", f"{told} machine."])
