@@ -3,6 +3,8 @@ import os
 import pytest
 import torch
 
+pytest_plugins = ["cli_work"]
+
 torch.set_num_threads(1)
 os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
 

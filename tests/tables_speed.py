@@ -121,8 +121,8 @@ def minutes_results():
         for (name, work), minutes in spent.items()
     ]
     heads = ["recipe", "work", *(f"minutes, {count} thread(s)" for count in counts)]
-    told = (
-        f"{report['machine']['cpu']}, from {report['measured_steps']} steps or "
-        f"{report['measured_samples']:,} samples of each, alone on the"
-    )
-    return "\n".join([*rows_of(heads, rows), "", f"{told} machine."])
+    measured = f"{report['measured_steps']} steps"
+    if any("samples" in row for row in report["rows"]):
+        measured += f" or {report['measured_samples']:,} samples"
+    told = f"{report['machine']['cpu']}, from {measured} of each, alone on the machine."
+    return "\n".join([*rows_of(heads, rows), "", told])

@@ -149,7 +149,7 @@ def check_output(path: str | Path) -> None:
 
 
 def output_folder(path: str | Path) -> Path:
-    """Make and return a folder to write results to.
+    """Make and return a folder to write results to; say so where older files lie in it.
 
     Raises:
         UsageError: as for :func:`check_output`.
@@ -157,4 +157,6 @@ def output_folder(path: str | Path) -> Path:
     check_output(path)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        note(f"{folder}: is not empty; files of the same name are replaced, others stay")
     return folder
