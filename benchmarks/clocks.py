@@ -36,6 +36,7 @@ from qvae.train.log import trained_seconds
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 TOKENS = ("style", "grid")
+SHARPENED = ("grid",)
 VAES: dict[str, list[tuple[str, Any]]] = {
     "cvae": [],
     "cvae_textbook": [("model.bottleneck.prior", "normal")],
@@ -68,9 +69,14 @@ def train_tokens(route: str, seed: int, folder: Path) -> tuple[Path, dict[str, f
     recipe = load_recipe(f"clock_{route}", [("seed", seed), ("data.seed", seed)])
     train_recipe(recipe, run=folder / "tokenizer", resume=True, progress="force")
     seconds["tokenizer"] = trained_seconds(folder / "tokenizer")
-    tokenizer = folder / "rounded"
+    tokenizer, learned = folder / "rounded", folder / "tokenizer"
+    if route in SHARPENED:
+        recipe = load_recipe(f"clock_{route}_sharp", [("seed", seed), ("data.seed", seed)])
+        learned = folder / "sharp"
+        train_recipe(recipe, run=learned, resume=True, init=folder / "tokenizer", progress="force")
+        seconds["sharp"] = trained_seconds(learned)
     if not tokenizer.exists():
-        model = load_model(folder / "tokenizer" / "model")
+        model = load_model(learned / "model")
         round_weights(model)
         Tokenizer(model).save_pretrained(tokenizer)
     if not (folder / "tokens").exists():

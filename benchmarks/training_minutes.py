@@ -38,7 +38,9 @@ def seconds_of(recipe_file: Path, threads: int) -> dict[str, float]:
     changes = [("train.steps", STEPS), ("train.log_every", WARM), ("train.eval_every", STEPS)]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        train_recipe(load_recipe(recipe_file, changes), run=run, progress=False)
+        recipe = load_recipe(recipe_file, changes)
+        init = recipe_file.parent if recipe.train.get("frozen") else None
+        train_recipe(recipe, run=run, init=init, progress=False)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     at = {(row["split"], row["step"]): row["seconds"] for row in rows}
     step = (at["train", STEPS] - at["train", WARM]) / (STEPS - WARM)

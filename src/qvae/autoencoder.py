@@ -211,8 +211,9 @@ class Autoencoder(nn.Module):
         return self.likelihood.mean(self.decode(z, cond).float())
 
     def after_step(self) -> None:
-        """Let the bottleneck commit what it counted."""
-        self.bottleneck.after_step()
+        """Let the bottleneck commit what it counted, unless it is frozen."""
+        if self.bottleneck.training:
+            self.bottleneck.after_step()
 
     def discard_step(self) -> None:
         """Let the bottleneck drop what it counted."""

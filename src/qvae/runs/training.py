@@ -71,6 +71,11 @@ def train_recipe(
     """
     check_values(recipe, device=device)
     _check_folders(Path(run), resume, init)
+    if recipe.train.get("frozen") and init is None and not (resume and _holds_step(Path(run))):
+        raise UsageError(
+            f"train.frozen={list(recipe.train['frozen'])}: needs --init DIR, or these parts would "
+            "stay as they were drawn"
+        )
     data = build_data(recipe)
     model = build_model(recipe, data)
     if init is not None:

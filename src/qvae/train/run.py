@@ -25,6 +25,7 @@ from qvae.train.checkpoint import (
 )
 from qvae.train.engine import Engine, running_engine
 from qvae.train.files import write_text
+from qvae.train.frozen import frozen_parts
 from qvae.train.interrupt import StopFlag
 from qvae.train.lock import run_lock
 from qvae.train.log import MetricsLog, describe_machine, open_bar
@@ -118,12 +119,13 @@ def fit(
         elif init is not None:
             _load_weights(model, Path(init))
         engine.on_main(lambda: _prepare_files(run, start, recipe, engine, options))
+        model.train()
+        stack.enter_context(frozen_parts(model, options.frozen))
         stepper = _build_stepper(model, engine, options)
         stack.callback(stepper.close)
         loop = Loop(stepper, feed=feed, valid=valid, run=run, stop=stop, start=start)
         if checkpoint is not None:
             loop.restore(checkpoint)
-        model.train()
         shown = progress if engine.is_main else False
         with open_bar(shown, steps=options.steps, start=start) as bar, _explain_memory(options):
             loop.run(bar)

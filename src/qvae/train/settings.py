@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,8 @@ class TrainSettings:
         save_every: steps between checkpoints; >= 1. The last step has one.
         keep: newest checkpoints to keep; >= 1.
         log_every: steps between train rows of ``metrics.jsonl``; >= 1. A row is their mean.
+        frozen: parts of the model, by name, that stay as ``init`` gave them, in eval mode; such as
+            ``[encoder, bottleneck]``, for a better decoder of the same tokens.
         max_skipped: refused steps in a row after which training stops itself; >= 1.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``float32``; ``bf16`` = bf16 autocast with float32 weights and channels-last
@@ -86,6 +89,7 @@ class TrainSettings:
     save_every: int = 500
     keep: int = 2
     log_every: int = 50
+    frozen: Sequence[str] = ()
     max_skipped: int = 10
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -102,6 +106,10 @@ class TrainSettings:
             _check_int("warmup_steps", self.warmup_steps, 0)
         self._check_choices()
         self._check_numbers()
+        names = self.frozen
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"frozen={names!r}: must be a list of names")
+        object.__setattr__(self, "frozen", tuple(names))  # a YAML file gives a list
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}"
@@ -171,7 +179,8 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Name what differs between a saved run and this one and would change its course."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainSettings)}
     before = {**defaults, **old}  # an older release may not know a setting yet
-    before["betas"] = tuple(before["betas"])
+    for name in ("betas", "frozen"):
+        before[name] = tuple(before[name])
     return [
         f"{name} was {before[name]!r} and is now {new[name]!r}"
         for name in new

@@ -163,7 +163,9 @@ class Stepper:
 
 
 def call_hook(module: nn.Module, name: str) -> None:
-    """Call a module's method, or its children's if it has none."""
+    """Call a module's method, or its children's if it has none; not where it does not train."""
+    if not module.training:
+        return
     method: Callable[[], None] | None = getattr(module, name, None)
     if method is not None:
         method()
