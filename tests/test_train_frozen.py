@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 import qvae
-from cases import BOTTLENECKS, QUANTIZERS
+from cases import BOTTLENECKS, QUANTIZERS, WRAPPERS
 from qvae.autoencoder import build_autoencoder
+from qvae.bottlenecks.kept_table import KeptTable
 from qvae.errors import UsageError
-from qvae.train.frozen import frozen_parts
+from qvae.train.frozen import find_parts, frozen
 from qvae.types import DataSpec
 
 FROZEN = ["encoder", "proj_in", "bottleneck"]
@@ -67,6 +68,20 @@ def test_a_resume_with_frozen_parts_is_exact_and_needs_the_same(tmp_path):
         assert torch.equal(value, again.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("name", [*WRAPPERS, "vq_ema"])
+def test_a_codebook_inside_can_be_frozen_alone(tmp_path, name):
+    x, model = pictures(), make(name)
+    qvae.fit(model, x, run=tmp_path / "a", steps=4, **SETTINGS)
+    tables = [part for part, module in model.named_modules() if isinstance(module, KeptTable)]
+    before = state(model)
+    qvae.fit(model, x, run=tmp_path / "b", steps=4, frozen=tables, **SETTINGS)
+    for key, value in state(model).items():
+        assert torch.equal(value, before[key]) or not key.startswith(tuple(tables)), key
+    assert not torch.equal(
+        model.state_dict()["encoder.embed.weight"], before["encoder.embed.weight"]
+    )
+
+
 @pytest.mark.parametrize("name", ["decodr", "", "encoder.no"])
 def test_an_unknown_part_is_refused_and_nothing_stays_frozen(tmp_path, name):
     model = make("fsq")
@@ -89,6 +104,6 @@ def test_a_model_that_is_all_frozen_is_refused(tmp_path):
 def test_parts_that_were_frozen_before_stay_so():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     model[0].weight.requires_grad_(False)
-    with frozen_parts(model, ["0"]):
+    with frozen(find_parts(model, ["0"])):
         assert not model[0].training and model[1].training
     assert [p.requires_grad for p in model[0].parameters()] == [False, True]

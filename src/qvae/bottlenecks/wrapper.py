@@ -51,9 +51,10 @@ class Wrapper(Quantizer):
         return list(self.quantizers)  # type: ignore[arg-type]  # a ModuleList of modules
 
     def after_step(self) -> None:
-        """Let every quantizer commit what it counted."""
+        """Let every quantizer commit what it counted, unless it is frozen."""
         for quantizer in self._inner:
-            quantizer.after_step()
+            if quantizer.training:
+                quantizer.after_step()
 
     def discard_step(self) -> None:
         """Let every quantizer drop what it counted."""

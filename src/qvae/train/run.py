@@ -25,7 +25,7 @@ from qvae.train.checkpoint import (
 )
 from qvae.train.engine import Engine, running_engine
 from qvae.train.files import write_text
-from qvae.train.frozen import frozen_parts
+from qvae.train.frozen import find_parts, frozen
 from qvae.train.interrupt import StopFlag
 from qvae.train.lock import run_lock
 from qvae.train.log import MetricsLog, describe_machine, open_bar
@@ -100,6 +100,7 @@ def fit(
     """
     options = TrainSettings.from_options(**settings)
     train, valid = as_pair(data)
+    parts = find_parts(model, options.frozen)
     check_values(data, unit_for=who_needs_unit(model))
     run = Path(run)
     with ExitStack() as stack:
@@ -120,7 +121,7 @@ def fit(
             _load_weights(model, Path(init))
         engine.on_main(lambda: _prepare_files(run, start, recipe, engine, options))
         model.train()
-        stack.enter_context(frozen_parts(model, options.frozen))
+        stack.enter_context(frozen(parts))
         stepper = _build_stepper(model, engine, options)
         stack.callback(stepper.close)
         loop = Loop(stepper, feed=feed, valid=valid, run=run, stop=stop, start=start)
