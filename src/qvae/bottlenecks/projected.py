@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qvae.bottlenecks.base import require_positive
 from qvae.bottlenecks.wrapper import Inner, Wrapper, build_inner
@@ -79,8 +80,12 @@ class Projected(Wrapper):
         return _exact(self.up, self._inner[0].decode(codes))
 
 
-def _exact(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer in float32: what follows is a distance."""
+def _exact(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a map in float64 and round once, so that no sample depends on its batch.
+
+    What follows is a distance, and BLAS takes another routine, with another order of its sums,
+    for few rows than for many: in float32 the last bit would follow the number of rows.
+    """
+    exact = torch.float32 if x.device.type == "mps" else torch.float64  # it has no float64
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = layer(x.float())
-    return result
+        return F.linear(x.to(exact), layer.weight.to(exact), layer.bias.to(exact)).float()
