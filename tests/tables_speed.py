@@ -75,8 +75,8 @@ def vae_step_results():
         report[name] for name in ("machine", "processor_milliseconds", "wall_milliseconds")
     )
     lines = [
-        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
-        f"{report['rounds']} rounds, torch {report['torch']}.",
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), {machine['threads']} thread(s), "
+        f"{report['rounds']} rounds, torch {machine['torch']}.",
         "",
     ]
     rows = []
