@@ -1,0 +1,118 @@
+"""Everything computes where its input is: each part on a device that is only pretended.
+
+``tests/test_gpu.py`` asks the same of a real one. This needs none, and names the culprit.
+"""
+
+import pytest
+import torch
+
+from cases import BOTTLENECKS, QUANTIZERS
+from pretend_cuda import DEVICE, PretendCUDA
+from test_bottleneck_laws import make as make_bottleneck
+from test_likelihoods import ALL as LIKELIHOODS
+from test_likelihoods import data, params_for
+from test_networks import PAIRS
+from test_networks import build as build_networks
+from test_prior_contract import COND, PRIORS, case_name
+from test_prior_contract import make as make_prior
+from test_prior_contract import random_tokens
+from qvae.types import Batch
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch):
+    """Pretend; the search is the one in plain torch, since Triton's kernels need a real device."""
+    monkeypatch.setenv("QVAE_KERNEL", "torch")
+    for name in ("autocast", "is_autocast_enabled", "get_autocast_dtype"):
+        real = getattr(torch, name)
+
+        def known(kind, *args, real=real, **kwargs):
+            return real("cpu" if kind == DEVICE.type else kind, *args, **kwargs)
+
+        monkeypatch.setattr(torch, name, known)
+    # A subclass of tensor cannot be made in inference mode.
+    monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.set_grad_enabled(not mode))
+    with PretendCUDA() as pretended:
+        yield pretended
+
+
+def test_an_operand_an_index_or_a_generator_of_the_processor_is_refused():
+    x = torch.zeros(3, 4, device=DEVICE)
+    assert (x + torch.tensor(1.0)).sum().item() == 12.0  # a plain number may be anywhere
+    for wrong in (
+        lambda: x + torch.zeros(4),
+        lambda: torch.cat([x[0, :1], torch.zeros(1)]),
+        lambda: x[torch.tensor([0])],
+        lambda: torch.rand(3, device=DEVICE, generator=torch.Generator()),
+    ):
+        with pytest.raises(RuntimeError):
+            wrong()
+    with pytest.raises((RuntimeError, TypeError)):
+        x.numpy()
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_bottlenecks(name, has_mask):
+    bottleneck = make_bottleneck(name).to(DEVICE).train()
+    for _ in range(12):  # past the start, and a revival
+        z_e = torch.randn(64, 4, bottleneck.in_dim, device=DEVICE, requires_grad=True)
+        mask = torch.rand(64, 4, device=DEVICE) < 0.9 if has_mask else None
+        latent = bottleneck(z_e, mask)
+        (latent.z.sum() + latent.penalty.sum() + latent.rate.sum()).backward()
+        assert z_e.grad.device == DEVICE and z_e.grad.isfinite().all()
+        bottleneck.after_step()
+    bottleneck.eval()
+    latent = bottleneck(z_e)
+    assert {t.device for t in (latent.z, latent.rate, latent.penalty)} == {DEVICE}
+    assert {t.device for t in latent.metrics.values()} <= {DEVICE}
+    assert bottleneck.mode(z_e).device == DEVICE
+    if name in QUANTIZERS:
+        assert torch.equal(bottleneck.decode(bottleneck.encode(z_e)), latent.z)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods(name):
+    likelihood = LIKELIHOODS[name]().to(DEVICE)
+    x = data(likelihood, (4, 3, 5))
+    params = params_for(likelihood, x).to(DEVICE).requires_grad_()
+    likelihood.nll(params, x.to(DEVICE)).sum().backward()
+    assert params.grad.device == DEVICE
+    assert likelihood.mean(params).device == likelihood.sample(params).device == DEVICE
+
+
+@pytest.mark.parametrize("cond_dim", [0, 5])
+@pytest.mark.parametrize("name", PAIRS)
+def test_networks(name, cond_dim):
+    encoder, decoder, shape = build_networks(name, cond_dim)
+    encoder, decoder = encoder.to(DEVICE), decoder.to(DEVICE)
+    x = torch.rand(2, *shape, device=DEVICE)
+    cond = torch.rand(2, cond_dim, device=DEVICE) if cond_dim else None
+    h = encoder(x, cond)
+    z = torch.randn(2, decoder.in_dim, *h.shape[2:], device=DEVICE)
+    decoder(z, cond).sum().backward()
+    assert h.device == DEVICE
+
+
+@pytest.mark.parametrize("config", PRIORS, ids=case_name)
+def test_priors(config):
+    prior = make_prior(config)
+    tokens = random_tokens(prior, 3)
+    if config["name"] == "unigram":
+        prior.count(tokens)
+    expected, drawn = prior.nll(tokens, COND), prior.sample(3, COND, seed=1)
+    prior, there, told = prior.to(DEVICE), tokens.to(DEVICE), COND.to(DEVICE)
+    torch.testing.assert_close(prior.nll(there, told).cpu(), expected)
+    lengths = torch.tensor([3, 12, 7])
+    for row in (lengths, lengths.to(DEVICE)):
+        assert prior.nll(there, told, lengths=row).device == DEVICE
+    assert torch.equal(prior.sample(3, COND, seed=1).cpu(), drawn)
+    keep = torch.rand(3, 12) < 0.5
+    for known in (tokens, there):
+        again = prior.sample(3, told, known=known, keep=keep, lengths=lengths, guidance=2.0)
+        assert again.device == DEVICE
+    prior.train()
+    loss = prior(Batch(x=there, cond=told, lengths=lengths.to(DEVICE)))
+    assert loss.total.device == DEVICE
+    if loss.total.requires_grad:
+        loss.total.backward()
