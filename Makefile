@@ -8,13 +8,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-gpu test-slow check format clean
 
 demo: $(READY)
 	$(VENV)/bin/qvae demo $(DEMO)
 
 test: $(READY)
 	$(PY) -m pytest -m "not slow and not gpu"
+
+test-gpu: $(READY)
+	$(PY) -m pytest -m gpu --durations=5
 
 test-slow: $(READY)
 	$(PY) -m pytest -m slow

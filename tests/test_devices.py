@@ -8,15 +8,14 @@ import torch
 
 from cases import BOTTLENECKS, QUANTIZERS
 from pretend_cuda import DEVICE, PretendCUDA
+from qvae.types import Batch
 from test_bottleneck_laws import make as make_bottleneck
 from test_likelihoods import ALL as LIKELIHOODS
 from test_likelihoods import data, params_for
 from test_networks import PAIRS
 from test_networks import build as build_networks
-from test_prior_contract import COND, PRIORS, case_name
+from test_prior_contract import COND, PRIORS, case_name, random_tokens
 from test_prior_contract import make as make_prior
-from test_prior_contract import random_tokens
-from qvae.types import Batch
 
 
 @pytest.fixture(autouse=True)
