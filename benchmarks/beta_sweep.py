@@ -22,6 +22,7 @@ from qvae.reports.timer import Timer
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.engine import own_random_numbers, resolve_device
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parent / "beta_sweep.yaml"
@@ -32,11 +33,11 @@ BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 def score(model: Autoencoder, split: Split, *, num: int) -> dict[str, float]:
     """Return rate, distortion, the rate's two parts and the active units, on test samples."""
     means, log_vars, nll = [], [], 0.0
-    num = min(num, len(split))
-    with torch.random.fork_rng(devices=[]):
+    num, device = min(num, len(split)), next(model.parameters()).device
+    with own_random_numbers(device):
         torch.manual_seed(0)
         for start in range(0, num, 500):
-            batch = split.batch(np.arange(start, min(start + 500, num)))
+            batch = split.batch(np.arange(start, min(start + 500, num))).to(device)
             mean, log_var = model.bottleneck.posterior(model.embed(batch.x))
             nll += model(batch).nll.double().sum().item()
             means.append(mean)
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/beta_sweep"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     seconds: dict[str, float] = {}
@@ -75,8 +77,9 @@ def main() -> None:
             ]
             run = args.runs / f"beta{beta:g}_seed{seed}"
             with Timer(seconds, run.name):
-                train_recipe(load_recipe(str(RECIPE), changes), run=run, resume=True)
-            opened = open_run(run)
+                recipe = load_recipe(str(RECIPE), changes)
+                train_recipe(recipe, run=run, resume=True, device=args.device)
+            opened = open_run(run, device=resolve_device(args.device))
             found = score(opened.model, open_run_data(opened).test(), num=10_000)
             rows.append({"beta": beta, "seed": seed, **found})
             sys.stdout.write(f"{rows[-1]}\n")

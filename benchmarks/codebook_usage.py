@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--quantizers", nargs="+", help="default: all, above 14 bits without ibq")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     everyone = [name for name in QUANTIZERS if args.bits <= 14 or name not in HEAVY]
     data = Images(args.data)
@@ -54,6 +55,7 @@ def main() -> None:
         bits=args.bits,
         seeds=1,
         overrides=[("data.path", str(args.data)), ("train.steps", args.steps), *WIDTH.items()],
+        device=args.device,
         threads=args.threads,
         tell=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush(),
     )

@@ -58,7 +58,7 @@ class PeerQuantizer(Bottleneck):
         rate = codes[0, ..., 0].numel() * self.nats_per_cell
         return Latent(
             z=z.view(z_e.shape),
-            rate=torch.full((len(z_e),), rate),
+            rate=torch.full((len(z_e),), rate, device=z_e.device),
             penalty=(loss * self.num_values / 2).expand(len(z_e)),  # nats: half a sum of squares
             codes=codes,
         )
@@ -77,7 +77,7 @@ def vqp_fsq() -> tuple[nn.Module, Call]:
     from vector_quantize_pytorch import FSQ
 
     module = FSQ(levels=[8, 5, 5, 5])
-    return module, lambda z: (*module(z), torch.zeros(()))
+    return module, lambda z: (*module(z), z.new_zeros(()))
 
 
 def vqp_lfq() -> tuple[nn.Module, Call]:
@@ -134,9 +134,9 @@ def score(model: Autoencoder, data: Images) -> dict[str, float]:
     """Return PSNR and usage on the test part, every batch's codes counted together."""
     model.eval()
     decibels, codes = [], []
-    split = data.test()
+    split, device = data.test(), next(model.parameters()).device
     for start in range(0, len(split), 250):
-        x = split.batch(np.arange(start, min(start + 250, len(split)))).x
+        x = split.batch(np.arange(start, min(start + 250, len(split)))).x.to(device)
         latent = model.encode(x)
         assert latent.codes is not None
         decibels.append(psnr(model.reconstruct(x).clamp(0, 1), x))
@@ -168,7 +168,7 @@ def train(
         torch.manual_seed(seed)
         num_values = int(np.prod(data.spec.shape))
         model.bottleneck = PeerQuantizer(model.bottleneck, *make_peer(), num_values)
-    settings = {**recipe.train, "steps": args.steps, "seed": seed}
+    settings = {**recipe.train, "steps": args.steps, "seed": seed, "device": args.device}
     fit(model, data, run=run, resume=True, progress=False, **settings)
     found = {"quantizer": name, "side": side, "seed": seed, **score(model, data)}
     write_json(run / "scores.json", found)
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     data, rows = Images(args.data), []
     for seed in args.seeds:

@@ -18,6 +18,7 @@ from qvae.reports.machine import describe_machine
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.engine import resolve_device
 from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,13 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / RECIPE)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     rows = []
     for seed in args.seeds:
         run, file = args.runs / f"seed{seed}", args.runs / f"seed{seed}" / "disentanglement.json"
-        train_recipe(load_recipe(RECIPE, [("seed", seed)]), run=run, resume=True)
+        recipe = load_recipe(RECIPE, [("seed", seed)])
+        train_recipe(recipe, run=run, resume=True, device=args.device)
         if not file.exists():
-            opened = open_run(run)
+            opened = open_run(run, device=resolve_device(args.device))
             scores = evaluate_disentanglement(opened, open_run_data(opened))
             write_json(file, {"seed": seed, "seconds": trained_seconds(run), "scores": scores})
         rows.append(read_json(file))

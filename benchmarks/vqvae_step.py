@@ -5,7 +5,8 @@
 
 32x32x3 pictures, batch 128, hidden 128 and 256, K=512, D=64. The variants take turns in one run;
 the result is the median of the rounds and its ratio to pythae's quantizer in eager float32. Writes
-``benchmarks/results/vqvae_step.json``. "bf16" is bfloat16 autocast with channels-last networks.
+``benchmarks/results/vqvae_step.json``, and with ``--device cuda`` ``vqvae_step_cuda.json``. "bf16"
+is bfloat16 autocast with channels-last networks.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from qvae.autoencoder import Autoencoder, build_autoencoder
 from qvae.bottlenecks.base import Quantizer
 from qvae.reports.machine import describe_machine
 from qvae.store import write_json
+from qvae.train.engine import resolve_device
+from qvae.train.log import device_name
 from qvae.types import Batch, DataSpec, Latent
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +64,7 @@ class Pythae(Quantizer):
         return self.theirs.embeddings[codes[..., 0]]
 
 
-def build(hidden: int, *, is_ours: bool, is_bf16: bool) -> Callable[[], None]:
+def build(hidden: int, *, is_ours: bool, is_bf16: bool, device: torch.device) -> Callable[[], None]:
     """Return a function that makes one training step."""
     torch.manual_seed(0)
     network = {"hidden": hidden, "residual": 32, "num_blocks": 2, "downsample": 4}
@@ -76,7 +79,8 @@ def build(hidden: int, *, is_ours: bool, is_bf16: bool) -> Callable[[], None]:
     )
     if not is_ours:
         model.bottleneck = Pythae(codebook_size=512, dim=64)
-    x = torch.rand(BATCH, 3, 32, 32)
+    model.to(device)
+    x = torch.rand(BATCH, 3, 32, 32).to(device)
     if is_bf16:
         model, x = _channels_last(model), x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
@@ -84,13 +88,19 @@ def build(hidden: int, *, is_ours: bool, is_bf16: bool) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             loss = model(batch).total
         loss.backward()
         optimizer.step()
         model.after_step()
 
     return step
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _channels_last(model: nn.Module) -> Any:
@@ -110,27 +120,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
+    device = resolve_device(args.device)
     torch.set_num_threads(args.threads)
     report: dict[str, Any] = {
         "what": "one training step, median of interleaved rounds",
         "batch": BATCH,
         "threads": args.threads,
         "rounds": args.rounds,
+        "device": device_name(device),
         "machine": {key: describe_machine()[key] for key in ("cpu", "flags")},
         "torch": torch.__version__.split("+")[0],
         "hidden": {},
     }
     for hidden in (128, 256):
-        steps = {name: build(hidden, **variant) for name, variant in VARIANTS.items()}
+        steps = {
+            name: build(hidden, **variant, device=device) for name, variant in VARIANTS.items()
+        }
         for step in steps.values():
             step()
             step()
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(args.rounds):
             for name, step in steps.items():
+                wait_for(device)
                 start = time.perf_counter()
                 step()
+                wait_for(device)
                 times[name].append(time.perf_counter() - start)
         medians = {name: statistics.median(values) for name, values in times.items()}
         report["hidden"][str(hidden)] = {
@@ -140,7 +157,8 @@ def main() -> None:
             "at equal float32": round(medians["pythae, float32"] / medians["ours, float32"], 2),
         }
         sys.stdout.write(f"hidden {hidden}: {report['hidden'][str(hidden)]}\n")
-    write_json(RESULTS / "vqvae_step.json", report)
+    name = "vqvae_step" if device.type == "cpu" else f"vqvae_step_{device.type}"
+    write_json(RESULTS / f"{name}.json", report)
 
 
 if __name__ == "__main__":

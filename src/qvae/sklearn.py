@@ -206,7 +206,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             "beta": shape["beta"],
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+            torch.default_generator.manual_seed(self._seed)
             self._hold(autoencoder.build_autoencoder(config, DataSpec(shape=(x.shape[1],))))
         self.n_steps_ = 0
 

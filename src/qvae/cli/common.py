@@ -110,6 +110,7 @@ def prepare(args: argparse.Namespace) -> Any:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, on every device
     return resolve_device(getattr(args, "device", "cpu"))
 
 

@@ -12,6 +12,7 @@ from qvae.reports.reproduce import Findings, Published, Row, Study
 from qvae.runs.likelihood import score_hmc, score_likelihood
 from qvae.runs.loading import Run
 from qvae.runs.tokens import batches_of
+from qvae.train.engine import own_random_numbers
 
 __all__ = ["reproduce"]
 
@@ -125,9 +126,10 @@ def _elbo(run: Run, split: Split) -> tuple[float, int]:
     """Average the bound over 10,000 samples at most, one draw each; count active units."""
     model: Any = run.model
     total, means = 0.0, list[torch.Tensor]()
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers(run.device):
         torch.manual_seed(0)
         for batch in batches_of(split, label="bound", most=_MOST_TRAIN):
+            batch = batch.to(run.device)
             z_e = model.embed(batch.x)
             latent = model.bottleneck(z_e)
             nll = model.likelihood.nll(model.decode(latent.z), batch.x)

@@ -34,6 +34,7 @@ def reproduce(study: Study) -> Findings:
         points=points,
         seed=study.seed,
         data=data,
+        device=study.device,
         tell=study.tell,
     )
     scores = {row["name"]: row["scores"] for row in found}

@@ -31,6 +31,7 @@ from qvae.runs.representations import (
     tabulated,
     true_factors,
 )
+from qvae.train.engine import resolve_device
 
 __all__ = [
     "PROTOCOLS",
@@ -184,6 +185,7 @@ def beta_vae_table(
     points: int = 10_000,
     seed: int = 0,
     data: Any = None,
+    device: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Make the beta-VAE paper's table: baselines and trained runs, each under every protocol.
@@ -195,6 +197,7 @@ def beta_vae_table(
         points: of the metric, >= 2.
         seed: of all draws.
         data: with known factors; None draws ``shapes2d``.
+        device: where the models compute: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         tell: called with a sentence when a row begins.
 
     Returns:
@@ -209,13 +212,14 @@ def beta_vae_table(
     source = Shapes2D() if data is None else data
     num = int(np.prod(source.factor_sizes))
     is_whole = 2 * 64 * points > num
+    place = resolve_device(device)
 
     def codes_of(model: Autoencoder) -> Represent:
         represent = model_codes(model, source)
         return tabulated(represent, num, label="encode") if is_whole else represent
 
     def of_run(path: str | Path) -> Represent:
-        run = open_run(path)
+        run = open_run(path, device=place)
         return codes_of(_model_of(run))
 
     makers: dict[str, Callable[[], Represent]] = {
@@ -225,7 +229,7 @@ def beta_vae_table(
         "ICA": lambda: _maybe_tabulated(ica(source, seed=seed), num, is_whole),
     }
     if untrained is not None:
-        makers["untrained"] = lambda: codes_of(untrained.eval())
+        makers["untrained"] = lambda: codes_of(untrained.to(place).eval())
     for title, path in runs.items():
         makers[title] = lambda path=path: of_run(path)
     rows = []

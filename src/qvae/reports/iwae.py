@@ -84,7 +84,7 @@ def _score(study: Study, binarise: str, k: int) -> dict[str, Any]:
             "-ELBO": rows["nll_elbo"]["value"],
             "ESS": row["ess"],
             "ESS < 10": row["ess_low"],
-            "active units": _active_units(run.model, test, most),
+            "active units": _active_units(run, test, most),
             "num": row["n"],
             "draws": draws,
         }
@@ -94,7 +94,10 @@ def _score(study: Study, binarise: str, k: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _active_units(model: Any, split: Any, most: int) -> int:
-    batches = batches_of(split, label="active units", most=most)
-    means = [model.bottleneck.posterior(model.embed(batch.x))[0].flatten(1) for batch in batches]
+def _active_units(run: Run, split: Any, most: int) -> int:
+    model: Any = run.model
+    means = []
+    for batch in batches_of(split, label="active units", most=most):
+        mean, _ = model.bottleneck.posterior(model.embed(batch.x.to(run.device)))
+        means.append(mean.flatten(1))
     return active_units(torch.cat(means))

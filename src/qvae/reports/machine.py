@@ -17,12 +17,14 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Name the processor, its instruction sets, the threads, torch and the kernel path."""
+    """Name the processor, what it can, threads, torch, the search, and the card if there is one."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = {word for line in lines if line.startswith("flags") for word in line.split()}
     name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
-    return {
+    has_card = torch.cuda.is_available()
+    card = {"gpu": torch.cuda.get_device_name()} if has_card else {}
+    return card | {
         "cpu": name or platform.processor(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "threads": torch.get_num_threads(),

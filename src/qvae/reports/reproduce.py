@@ -17,7 +17,9 @@ from qvae.registry import did_you_mean, import_attribute
 from qvae.runs.loading import Run, open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.engine import resolve_device
 from qvae.train.files import write_text
+from qvae.train.log import device_name
 
 __all__ = ["PAPERS", "Findings", "Published", "Row", "Study", "reproduce_paper", "table"]
 
@@ -27,6 +29,8 @@ PAPERS = {
     "beta-vae": "qvae.reports.beta_vae:reproduce",
 }
 """Paper -> the function that runs its experiments."""
+
+_SCORED = "scored.json"
 
 _SOURCES = {
     "paper": "read in the paper",
@@ -145,9 +149,10 @@ class Study:
             self.tell(f"{name}: {recipe.train['steps']} steps")
             options: dict[str, Any] = {"device": self.device, "progress": self.progress}
             train_recipe(recipe, run=path, resume=True, **options)
-        run = open_run(path)
+        run = open_run(path, device=resolve_device(self.device))
         _require_recipe(run, recipe)
         scores = dict(measure(run, open_run_data(run)))
+        write_json(path / _SCORED, {"device": device_name(run.device)})
         write_json(done, scores)
         return scores
 
@@ -155,6 +160,18 @@ class Study:
         """Say on what the runs were trained, as far as it can change their numbers."""
         files = sorted(self.folder.glob("runs/*/env.json"))
         return "; ".join(dict.fromkeys(_machine(read_json(file)) for file in files))
+
+    def scored_on(self) -> str:
+        """Say on what the runs were scored, as far as it can change their numbers."""
+        folders = [file.parent for file in sorted(self.folder.glob("runs/*/scores.json"))]
+        places = dict.fromkeys(_scorer(folder / _SCORED) for folder in folders)
+        return f"float32, on {' and '.join(places)}"
+
+
+def _scorer(file: Path) -> str:
+    """Name the device that scored a run; before there was a choice it was the processor."""
+    name = read_json(file)["device"] if file.is_file() else "cpu"
+    return "the processor" if name == "cpu" else str(name)
 
 
 def _machine(env: Mapping[str, Any]) -> str:
@@ -229,7 +246,7 @@ def reproduce_paper(
     )
     _claim(folder, {"paper": name, "data": data, "is_quick": is_quick, "seed": seed})
     findings: Findings = import_attribute(PAPERS[name])(study)
-    machine = {"trained on": study.trained_on(), "scored": "float32, on the processor"}
+    machine = {"trained on": study.trained_on(), "scored": study.scored_on()}
     findings = replace(findings, protocol={**findings.protocol, **machine})
     report = asdict(findings)
     write_json(folder / "results.json", report)

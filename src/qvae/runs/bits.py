@@ -16,6 +16,7 @@ from qvae.runs.files import read_sample
 from qvae.runs.loading import Run, told_row
 from qvae.runs.tokens import batches_of
 from qvae.runs.units import gives_bits, loss_unit, nll_unit
+from qvae.train.engine import own_random_numbers
 
 __all__ = ["score_files", "total_bits"]
 
@@ -51,7 +52,7 @@ def score_files(
             nats = float(run.model.nll(tokens, told))
             score, unit = nats / (math.log(2) * run.model.num_tokens), "bits/token"
         else:
-            with torch.random.fork_rng(devices=[]):
+            with own_random_numbers(run.device):
                 torch.manual_seed(0)  # a VAE draws z: the same for each file, in any company
                 nats = float(sum(_nll(run.model, x, told)))
             unit = loss_unit(run.model, spec.levels)

@@ -63,7 +63,7 @@ def build_model(recipe: Recipe, data: DataModule) -> nn.Module:
         UsageError: an argument breaks its rule, or a prior is given data that are no tokens.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # built on the processor
         if recipe.model is not None:
             config = recipe.model
             return _explained("model", lambda: build_autoencoder(config, data.spec))

@@ -20,6 +20,7 @@ from qvae.metrics.likelihood import (
     mean_and_errors,
 )
 from qvae.runs.tokens import batches_of
+from qvae.train.engine import own_random_numbers
 from qvae.train.order import noise_seed
 
 __all__ = ["BOUND_DRAWS", "FEW_DRAWS", "estimate_likelihood", "score_hmc", "score_likelihood"]
@@ -114,7 +115,7 @@ def score_likelihood(
     device = next(model.parameters()).device
     found: dict[str, list[Estimate]] = {"elbo": [], "bound": [], "log_p": []}
     effective = []
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers(device):
         for number, batch in enumerate(batches_of(split, label="likelihood", most=most)):
             for part, (x, cond) in enumerate(_pieces(batch.to(device))):
                 torch.manual_seed(noise_seed(seed, "likelihood", number, part))
@@ -165,7 +166,7 @@ def score_hmc(
         raise UsageError(f"hmc: {size} latents, the estimator is good for few (at most 8)")
     device = next(model.parameters()).device
     found = []
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers(device):
         for number, batch in enumerate(batches_of(split, label="hmc", most=most)):
             for part, (x, cond) in enumerate(_pieces(batch.to(device))):
                 torch.manual_seed(noise_seed(seed, "hmc", number, part))

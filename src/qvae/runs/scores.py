@@ -22,6 +22,7 @@ from qvae.priors.unigram import fit_unigram
 from qvae.runs.loading import Run
 from qvae.runs.tokens import batches_of
 from qvae.runs.units import gives_bits, nll_unit
+from qvae.train.engine import own_random_numbers
 from qvae.types import Batch
 
 __all__ = ["evaluate_run"]
@@ -85,7 +86,7 @@ def _score_autoencoder(
     posteriors = PosteriorStatistics()
     has_ssim = len(data.spec.shape) > 1 and min(data.spec.shape[1:]) >= _SSIM_WINDOW
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers(device):
         torch.manual_seed(seed)
         for batch in batches_of(data.test(), label="eval"):
             batch = batch.to(device)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qvae.errors import TrainingStopped, UsageError
 from qvae.train.memory import keep_freed_memory
 
-__all__ = ["Engine", "resolve_device", "resolve_precision", "running_engine"]
+__all__ = ["Engine", "own_random_numbers", "resolve_device", "resolve_precision", "running_engine"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,23 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     pays = any(getattr(torch.cpu, name, lambda: False)() for name in checks)
     return "bf16" if pays else "float32"
+
+
+@contextlib.contextmanager
+def own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Seed torch's generators at will, and give the caller's state back.
+
+    ``torch.manual_seed`` seeds the generators of all devices, so the one in use is kept as well.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with own_random_numbers(torch.device("cpu")):
+        ...     _ = torch.manual_seed(0)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +216,19 @@ class Engine:
         return result
 
 
+def _repeatable(device: torch.device) -> AbstractContextManager[None]:
+    """Have cuDNN give the same bits each time, and let float32 be float32.
+
+    By itself it may sum gradients in any order, choose its algorithm by a race, and round what
+    goes into a convolution to TF32.
+    """
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    options: Any = {"enabled": True, "deterministic": True, "benchmark": False}
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(**options, allow_tf32=False)
+    return found
+
+
 @contextlib.contextmanager
 def running_engine(*, device: str, precision: str) -> Iterator[Engine]:
     """Start this process's engine; under torchrun, join the others and leave them at the end.
@@ -210,6 +240,7 @@ def running_engine(*, device: str, precision: str) -> Iterator[Engine]:
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     found = resolve_device(device, local_rank=int(os.environ.get("LOCAL_RANK", 0)))
     joins = world > 1 and not dist.is_initialized()
+    kind = resolve_precision(precision, found)
     if joins:
         # Without it about one restart in five fails to connect its full mesh.
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
@@ -217,8 +248,8 @@ def running_engine(*, device: str, precision: str) -> Iterator[Engine]:
             torch.cuda.set_device(found)
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     try:
-        kind = resolve_precision(precision, found)
-        yield Engine(rank=rank, world=world, device=found, precision=kind)
+        with _repeatable(found):
+            yield Engine(rank=rank, world=world, device=found, precision=kind)
     finally:
         if joins:
             # The gradient reducer has to go first: when it is the last to hold the group, its

@@ -17,7 +17,7 @@ import qvae
 from qvae.store import fsync_path
 from qvae.train.engine import Engine
 
-__all__ = ["trained_seconds", "MetricsLog", "Window", "describe_machine", "open_bar"]
+__all__ = ["trained_seconds", "MetricsLog", "Window", "describe_machine", "device_name", "open_bar"]
 
 
 class MetricsLog:
@@ -100,14 +100,20 @@ def describe_machine(engine: Engine, *, seed: int) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_flags": _flags(),
         "num_threads": torch.get_num_threads(),
-        "device": _device_name(engine.device),
+        "device": device_name(engine.device),
         "precision": engine.precision,
         "num_processes": engine.world,
         "seed": seed,
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Name the card, or say of which kind the device is.
+
+    Example:
+        >>> device_name(torch.device("cpu"))
+        'cpu'
+    """
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

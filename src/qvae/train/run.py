@@ -23,7 +23,7 @@ from qvae.train.checkpoint import (
     open_checkpoint,
     saved_steps,
 )
-from qvae.train.engine import Engine, running_engine
+from qvae.train.engine import Engine, own_random_numbers, running_engine
 from qvae.train.files import write_text
 from qvae.train.frozen import find_parts, frozen
 from qvae.train.interrupt import StopFlag
@@ -110,7 +110,7 @@ def fit(
         _check_processes(options, engine)
         stop = stack.enter_context(StopFlag())
         engine.on_main(lambda: stack.enter_context(_open_folder(run, resume=resume)))
-        stack.enter_context(_own_random_numbers(engine))
+        stack.enter_context(own_random_numbers(engine.device))
         checkpoint = _find_checkpoint(run / "state", engine)
         start = 0 if checkpoint is None else checkpoint.step
         feed = open_feed(train, settings=options, engine=engine, start=start)
@@ -167,14 +167,6 @@ def _open_folder(run: Path, *, resume: bool) -> Iterator[None]:
                 "another --run"
             )
         clear_leftovers(run / "state")
-        yield
-
-
-@contextlib.contextmanager
-def _own_random_numbers(engine: Engine) -> Iterator[None]:
-    """Seed torch's generators at will, and give the caller's state back."""
-    is_cuda = engine.device.type == "cuda"
-    with torch.random.fork_rng(devices=[engine.device] if is_cuda else []):
         yield
 
 
