@@ -17,9 +17,12 @@ __all__ = ["DEVICE", "PretendCUDA"]
 DEVICE = torch.device("meta")
 
 _aten = torch.ops.aten
-_MIXED = {_aten.copy_.default, _aten._to_copy.default}
+_MOVES = {"_to_copy", "to"}
+_MIXED = {*_MOVES, "copy_"}
 """These may take operands of two devices."""
 _WAITS = {
+    "item",
+    "is_nonzero",
     "_local_scalar_dense",
     "nonzero",
     "masked_select",
@@ -104,7 +107,7 @@ class PretendCUDA(TorchDispatchMode):
         if target is not None:
             kwargs["device"] = torch.device("cpu") if target == DEVICE else target
         is_pretended = is_here if target is None else target == DEVICE
-        if is_here and function not in _MIXED:
+        if is_here and name.removeprefix("aten::") not in _MIXED:
             _check_operands(function, args, tensors)
         if is_pretended and any(isinstance(leaf, torch.Generator) for leaf in leaves):
             raise RuntimeError(f"{name}: a generator of the processor for a tensor of {DEVICE}")
@@ -135,7 +138,7 @@ class PretendCUDA(TorchDispatchMode):
         is_mask = name in ("index", "index_put_") and any(
             index is not None and index.dtype == torch.bool for index in args[1]
         )
-        is_copied_back = name == "_to_copy" and is_here and not is_pretended
+        is_copied_back = name in _MOVES and is_here and not is_pretended
         is_copied_back |= name == "copy_" and is_here and not isinstance(args[0], _Pretender)
         if is_here and (name in _WAITS or is_mask or is_copied_back):
             self.waits.append(name)

@@ -3,11 +3,16 @@
 ``tests/test_gpu.py`` asks the same of a real one. This needs none, and names the culprit.
 """
 
+import contextlib
+
 import pytest
 import torch
 
 from cases import BOTTLENECKS, QUANTIZERS
 from pretend_cuda import DEVICE, PretendCUDA
+from qvae.codes import _sorted_sums, code_counts, code_sums
+from qvae.train import engine
+from qvae.train.engine import own_random_numbers
 from qvae.types import Batch
 from test_bottleneck_laws import make as make_bottleneck
 from test_likelihoods import ALL as LIKELIHOODS
@@ -115,3 +120,48 @@ def test_priors(config):
     assert loss.total.device == DEVICE
     if loss.total.requires_grad:
         loss.total.backward()
+
+
+@pytest.mark.parametrize("name", ["vq_ema", "diveq"])
+def test_a_step_of_a_kept_table_makes_the_processor_wait_twice(name, device):
+    """Once to stage and once to commit: each wait drains what a card was given to do."""
+    bottleneck = make_bottleneck(name).to(DEVICE).train()
+    for step in range(19):
+        del device.waits[:]
+        z_e = torch.randn(64, 4, bottleneck.in_dim, device=DEVICE)
+        bottleneck(z_e)
+        bottleneck.after_step()
+        if step not in (0, 9):  # k-means at first, and a revival, ask for more
+            assert len(device.waits) == 2, (step, device.waits)
+
+
+def test_counts_and_sums_of_codes_are_those_of_the_processor():
+    codes, vectors = torch.randint(0, 9, (500,)), torch.randn(500, 3)
+    assert torch.equal(code_counts(codes.to(DEVICE), 12).cpu(), code_counts(codes, 12))
+    found = _sorted_sums(vectors.to(DEVICE), codes.to(DEVICE), 12).cpu()
+    torch.testing.assert_close(found, code_sums(vectors, codes, 12))
+
+
+def test_the_generator_of_the_device_in_use_is_given_back(monkeypatch):
+    """``torch.manual_seed`` seeds every device, so its state has to be kept beside torch's own."""
+    kept = []
+
+    def fork(devices):
+        kept.extend(devices)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    with own_random_numbers(torch.device("cuda", 1)):
+        pass
+    with own_random_numbers(torch.device("cpu")):
+        pass
+    assert kept == [torch.device("cuda", 1)]
+
+
+def test_training_on_a_card_has_cudnn_repeat_itself_in_float32(monkeypatch):
+    monkeypatch.setattr(engine, "resolve_device", lambda name, local_rank: torch.device("cuda", 0))
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+    with engine.running_engine(device="cuda", precision="float32"):
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.allow_tf32
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before

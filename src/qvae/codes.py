@@ -14,7 +14,10 @@ def code_counts(codes: Int[Tensor, " N"], size: int) -> Int[Tensor, " size"]:
         >>> code_counts(torch.tensor([0, 2, 2]), 4).tolist()
         [1, 0, 2, 0]
     """
-    return torch.bincount(codes, minlength=size)
+    if codes.device.type in ("cpu", "mps"):
+        return torch.bincount(codes, minlength=size)
+    # On CUDA bincount asks for the range of its input first, and so waits for the device, twice.
+    return codes.new_zeros(size).scatter_add_(0, codes, torch.ones_like(codes))
 
 
 def code_sums(
@@ -38,8 +41,9 @@ def code_sums(
 def _sorted_sums(vectors: Tensor, codes: Tensor, size: int) -> Tensor:
     """Sum runs of equal codes: the same order of additions every time."""
     order = torch.argsort(codes, stable=True)
-    lengths = torch.bincount(codes, minlength=size)
-    return torch.segment_reduce(vectors[order], "sum", lengths=lengths, axis=0, initial=0.0)
+    lengths, rows = code_counts(codes, size), vectors[order]
+    # Unsafe is without a check of the lengths, for which the processor would wait.
+    return torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, initial=0.0, unsafe=True)
 
 
 def usage(counts: Shaped[Tensor, " V"]) -> Float[Tensor, ""]:

@@ -112,16 +112,18 @@ class KeptTable(TableQuantizer):
         counts = all_reduce_sum(self.staged_counts)
         self._reduce()
         self.pool_fill += self.staged_fill
-        fill = int(broadcast_from_main(self.pool_fill))
         self.num_steps += 1
-        if not self.is_initialized:
+        # One transfer from the device tells all that is branched on.
+        facts = (broadcast_from_main(self.pool_fill), self.num_steps, self.is_initialized.long())
+        fill, step, is_initialized = torch.stack(facts).tolist()
+        if not is_initialized:
             if fill >= 2 * self.codebook_sizes[0]:
                 self._initialize(broadcast_from_main(self.pool)[:fill], float(counts.sum()))
                 self.pool_fill.zero_()
         else:
             self.ema_counts.lerp_(counts, 1 - self.usage_decay)
             self._update()
-            if self.revival and self.num_steps % _REVIVE_EVERY == 0:
+            if self.revival and step % _REVIVE_EVERY == 0:
                 errors = broadcast_from_main(self.pool_errors)[:fill]
                 self._revive(broadcast_from_main(self.pool)[:fill], errors)
                 self.pool_fill.zero_()
@@ -201,12 +203,12 @@ def _stage(
     vectors = vectors.float()
     # The loop refuses a step that is not finite; alone, the class stays clean too.
     is_counted = errors.isfinite() if mask is None else mask & errors.isfinite()
-    if not is_counted.all():
+    start, has_all = torch.stack([pool_fill + staged_fill, is_counted.all().long()]).tolist()
+    if not has_all:
         vectors, codes, errors = vectors[is_counted], codes[is_counted], errors[is_counted]
     counts += code_counts(codes, len(counts))
     if sums is not None:
         sums += code_sums(vectors, codes, len(sums))
-    start = int(pool_fill + staged_fill)
     num = min(len(vectors), len(pool) - start)
     pool[start : start + num] = vectors[:num]
     pool_errors[start : start + num] = errors[:num]
