@@ -10,10 +10,18 @@ import torch
 
 from cases import BOTTLENECKS, QUANTIZERS
 from pretend_cuda import DEVICE, PretendCUDA
+from qvae.autoencoder import build_autoencoder
 from qvae.codes import _sorted_sums, code_counts, code_sums
-from qvae.train import engine
+from qvae.tokenizer import Tokenizer
+from qvae.train import engine, sources
+from qvae.train.average import WeightAverage
 from qvae.train.engine import own_random_numbers
-from qvae.types import Batch
+from qvae.train.evaluate import evaluate
+from qvae.train.optim import build_optimizers
+from qvae.train.settings import TrainSettings
+from qvae.train.sources import as_pair, open_feed
+from qvae.train.step import Stepper
+from qvae.types import Batch, DataSpec
 from test_bottleneck_laws import make as make_bottleneck
 from test_likelihoods import ALL as LIKELIHOODS
 from test_likelihoods import data, params_for
@@ -165,3 +173,33 @@ def test_training_on_a_card_has_cudnn_repeat_itself_in_float32(monkeypatch):
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.allow_tf32
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["gaussian", "vq_ema"])
+def test_training_steps_and_an_evaluation(name, optimizer):
+    parts = {"encoder": {"name": "mlp"}, "decoder": {"name": "mlp"}}
+    parts |= {"bottleneck": {"name": name, **BOTTLENECKS[name]}, "likelihood": {"name": "gaussian"}}
+    model = build_autoencoder(parts, DataSpec(shape=(1, 4, 4))).train()
+    settings = TrainSettings(
+        steps=3, batch_size=8, accumulate=2, weight_ema=0.9, optimizer=optimizer, clip_norm=1.0
+    )
+    place = engine.Engine(rank=0, world=1, device=DEVICE, precision="float32")
+    place.place(model)
+    stepper = Stepper(
+        model,
+        engine=place,
+        settings=settings,
+        optimizers=build_optimizers(model, settings, device=DEVICE, precision="float32"),
+        average=WeightAverage(model, decay=0.9),
+    )
+    train, valid = as_pair(torch.rand(40, 1, 4, 4))
+    feed = open_feed(train, settings=settings, engine=place, start=0)
+    for step in range(settings.steps):
+        batch = feed.batch(step)
+        micro = [sources.place(sources.select(batch, slice(a, a + 4)), place) for a in (0, 4)]
+        assert not stepper.run(step, micro).is_refused
+    feed.close()
+    assert evaluate(model, valid, engine=place, settings=settings, should_stop=lambda: False)
+    codes = Tokenizer(model).encode(torch.rand(3, 1, 4, 4)) if name == "vq_ema" else None
+    assert codes is None or codes.device.type == "cpu"

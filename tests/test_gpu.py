@@ -47,6 +47,13 @@ ROUNDED = ["vq_cosine", "simvq", "fsq", "projected", "posthoc"]
 each device's own. The others search or compare what they are given, exactly."""
 
 
+@pytest.fixture(autouse=True)
+def float32_is_float32():
+    """Torch lets convolutions round what they take to TF32; a run of ours does not."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def there(name):
     """A bottleneck after its start, on the device."""
     return started(name).to(DEVICE)
@@ -326,6 +333,14 @@ def test_the_caller_s_random_numbers_are_given_back(tmp_path):
     expected = torch.rand(3, device=DEVICE)
     torch.manual_seed(9)
     train(tmp_path, model, steps=2)
+    assert torch.equal(torch.rand(3, device=DEVICE), expected)
+
+
+def test_scoring_gives_the_caller_s_random_numbers_back(work, call):
+    torch.manual_seed(9)
+    expected = torch.rand(3, device=DEVICE)
+    torch.manual_seed(9)
+    assert call("eval", "runs/vae", "--likelihood", 4, *ON)[0] == 0
     assert torch.equal(torch.rand(3, device=DEVICE), expected)
 
 

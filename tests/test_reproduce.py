@@ -82,6 +82,26 @@ def test_a_run_of_another_precision_is_scored_anew_and_told_and_another_recipe_r
         study.score("a", other, lambda run, data: {})
 
 
+def test_a_run_is_scored_where_the_study_computes_and_the_table_says_where(
+    pictures, tmp_path, monkeypatch
+):
+    study = Study(folder=tmp_path, data=pictures, is_quick=True, progress=False, device="cpu")
+    recipe = study.recipe("aevb", {"data.path": pictures, "encoder.hidden": [3]})
+    asked = []
+    real = reproduce.open_run
+    monkeypatch.setattr(
+        reproduce, "open_run", lambda path, device: asked.append(device) or real(path)
+    )
+    study.score("a", recipe, lambda run, data: {})
+    assert [device.type for device in asked] == ["cpu"]
+    assert study.scored_on() == "float32, on the processor"
+    scored = tmp_path / "runs" / "a" / "scored.json"
+    scored.write_text('{"device": "Card 9"}')
+    assert study.scored_on() == "float32, on Card 9"
+    scored.unlink()  # as before there was a choice
+    assert study.scored_on() == "float32, on the processor"
+
+
 @pytest.mark.slow
 def test_the_disentanglement_table_has_a_column_for_each_protocol(tmp_path, capsys):
     pytest.importorskip("sklearn")
