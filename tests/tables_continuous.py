@@ -162,11 +162,12 @@ def tcvae_results():
         for name, value in report["medians"].items()
     ]
     spent = sum(row["seconds"] for row in report["rows"]) / len(seeds) / 60
+    trained_on = " and ".join(sorted({row["trained_on"] for row in report["rows"]}))
     return "\n".join(
         [
             *rows_of(["score", "median", *(f"seed {seed}" for seed in seeds)], lines),
             "",
-            f"Recipe `{report['recipe']}`, {spent:.0f} minutes a seed.",
+            f"Recipe `{report['recipe']}`, {spent:.0f} minutes a seed on {trained_on}.",
         ]
     )
 
