@@ -25,10 +25,10 @@ try:
 except ImportError:  # it comes with torch's CUDA builds only
     triton, constexpr, Value = None, Any, Any
 
-__all__ = ["CONFIGS", "Launch", "nearest"]
+__all__ = ["CONFIGS", "Launch", "choose", "nearest", "prefilter"]
 
 _LIFT = 64.0
-"""Codes are this much larger than in the frame of ``band``: float16 has more room below than above."""
+"""Codes are this much larger than in the frame of ``band``, for the sake of the small ones."""
 _EXTRA = 4
 """Columns of an operand after its coordinates: two parts of the half norm, two of the band."""
 _WIDEST = 512
@@ -80,8 +80,8 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
     codes = place_codes(codebook)
     if codes is None:
         return _exhausted(z, codebook, torch.arange(len(z), device=z.device))
-    launch = launch or _launch(z.shape[1])
-    winner, rival, doubt = _searched(z, codes, launch)
+    launch = launch or choose(z.shape[1])
+    winner, rival, doubt = prefilter(z, codes, launch)
     few, rest = ((doubt == level).nonzero()[:, 0] for level in (1, 2))
     if len(few):
         _decide[(triton.cdiv(len(few), _OPEN),)](
@@ -96,11 +96,11 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
     return winner
 
 
-def _launch(dim: int) -> Launch:
-    """The launch for rows of a width; rows and two tiles of codes share 227 KB."""
+def choose(dim: int) -> Launch:
+    """The launch for rows of a width; rows and the tiles under way share 227 KB."""
     if dim <= 128:
         return CONFIGS[0]
-    return Launch(128, 64, 4, 2) if dim <= 256 else Launch(64, 64, 4, 2)
+    return Launch(128, 64, 8, 2) if dim <= 256 else Launch(64, 64, 8, 2)
 
 
 def _widths(dim: int) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def _widths(dim: int) -> tuple[int, int]:
     return max(16, 2 * below), 0
 
 
-def _searched(z: Tensor, codes: Codes, launch: Launch) -> tuple[Tensor, Tensor, Tensor]:
+def prefilter(z: Tensor, codes: Codes, launch: Launch) -> tuple[Tensor, Tensor, Tensor]:
     """The best code of each row; a second whose tile or column may hold the nearest; the doubt.
 
     Doubt is 0 where the best code is the nearest, 1 where the nearest is among the best code's
@@ -192,7 +192,14 @@ def _exhausted(z: Tensor, codebook: Tensor, rows: Tensor) -> Tensor:
 
 
 def _moved_program(
-    z: Value, centre: Value, scale: Value, row: Value, step: Value, num_rows: Value, DIM: Value, LIFT: Value
+    z: Value,
+    centre: Value,
+    scale: Value,
+    row: Value,
+    step: Value,
+    num_rows: Value,
+    DIM: Value,
+    LIFT: Value,
 ) -> Value:
     """Some coordinates of rows in the lifted frame; 0 beyond the last."""
     here = (row < num_rows)[:, None] & (step < DIM)[None, :]
