@@ -49,25 +49,27 @@ class Launch:
         codes: of a tile.
         warps: that share a program.
         stages: tiles of codes under way.
+        registers: of a thread at most, so that two programs can share a processor.
     """
 
     rows: int
     codes: int
     warps: int
     stages: int
+    registers: int = 255
 
 
 CONFIGS = (
-    Launch(128, 64, 8, 3),
+    Launch(128, 64, 8, 3, 128),
+    Launch(128, 64, 8, 4, 128),
     Launch(128, 128, 8, 3),
     Launch(128, 128, 8, 2),
-    Launch(128, 64, 8, 4),
     Launch(256, 64, 8, 3),
     Launch(128, 64, 4, 3),
     Launch(64, 128, 4, 3),
-    Launch(64, 64, 4, 4),
+    Launch(64, 64, 4, 4, 128),
 )
-"""Launches worth timing on a new device; the first is taken, up to 128 wide."""
+"""Launches worth timing on a new device; the first is taken, up to 64 wide."""
 
 
 def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor:
@@ -98,8 +100,10 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
 
 def choose(dim: int) -> Launch:
     """The launch for rows of a width; rows and the tiles under way share 227 KB."""
-    if dim <= 128:
+    if dim <= 64:
         return CONFIGS[0]
+    if dim <= 128:
+        return Launch(128, 64, 8, 3)
     return Launch(128, 64, 8, 2) if dim <= 256 else Launch(64, 64, 8, 2)
 
 
@@ -140,6 +144,7 @@ def prefilter(z: Tensor, codes: Codes, launch: Launch) -> tuple[Tensor, Tensor, 
         FURTHEST=unit * 2.0**26 / dim**0.5,
         num_warps=launch.warps,
         num_stages=launch.stages,
+        maxnreg=launch.registers,
     )
     return winner, rival, doubt
 
@@ -216,9 +221,14 @@ def _operand_program(
     step = step[None, :]
     value = tl.where(step == DIM, unit[:, None], moved)
     value = tl.where(step == DIM + 1, unit[:, None] / 2048, value)
-    value = tl.where(step == DIM + 2, (norm * (1 + 2.0**-10) + 2.0**-24)[:, None], value)
-    value = tl.where(step == DIM + 3, (residue * (1 + 2.0**-10) + 2.0**-24)[:, None], value)
+    value = tl.where(step == DIM + 2, norm[:, None], value)
+    value = tl.where(step == DIM + 3, residue[:, None], value)
     return value.to(tl.float16)
+
+
+def _up_program(value: Value) -> Value:
+    """Float32 that is not below ``value`` and that float16 holds exactly."""
+    return (value * (1 + 2.0**-10) + 2.0**-24).to(tl.float16).to(tl.float32)
 
 
 def _lost_program(moved: Value) -> Value:
@@ -279,7 +289,7 @@ def _search_program(
     if TAIL:
         more *= shrink[:, None]
         lost += _lost(more)
-    residue = tl.sqrt(lost) * WIDEN
+    norm, residue = _up(norm), _up(tl.sqrt(lost) * WIDEN)
     unit = UNIT * shrink
     rows = _operand(moved, step, unit, norm, residue, DIM)
     if TAIL:
@@ -317,7 +327,7 @@ def _search_program(
     band = tl.load(bounds + code.to(tl.int64) * 3) * norm
     band += tl.load(bounds + code.to(tl.int64) * 3 + 1) * residue
     band += tl.load(bounds + code.to(tl.int64) * 3 + 2) * shrink
-    end = first + band * 2.01 + norm * norm / shrink * SLACK
+    end = first + band * 2.001 + norm * norm / shrink * SLACK
     doubt = tl.where(second > end, 0, tl.where(third > end, 1, 2))
     in_rows = row < num_rows
     tl.store(winners + row, code.to(tl.int64), mask=in_rows)
@@ -402,5 +412,6 @@ def _jit(program: Any) -> Any:
     return triton.jit(inspect.unwrap(program)) if triton is not None else None
 
 
-_moved, _operand, _lost = _jit(_moved_program), _jit(_operand_program), _jit(_lost_program)
+_moved, _operand = _jit(_moved_program), _jit(_operand_program)
+_up, _lost = _jit(_up_program), _jit(_lost_program)
 _search, _decide, _exhaust = _jit(_search_program), _jit(_decide_program), _jit(_exhaust_program)
