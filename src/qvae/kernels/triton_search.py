@@ -81,7 +81,9 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
         return tiled(z, codebook)
     codes = place_codes(codebook)
     if codes is None:
-        return _exhausted(z, codebook, torch.arange(len(z), device=z.device))
+        winner = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        _run_exhaust(z, codebook, torch.arange(len(z), device=z.device), winner)
+        return winner
     launch = launch or choose(z.shape[1])
     winner, rival, doubt = prefilter(z, codes, launch)
     few, rest = ((doubt == level).nonzero()[:, 0] for level in (1, 2))
@@ -94,7 +96,7 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
             enable_fp_fusion=False,
         )
     if len(rest):
-        winner[rest] = _exhausted(z, codebook, rest)
+        _run_exhaust(z, codebook, rest, winner)
     return winner
 
 
@@ -183,17 +185,17 @@ def _half_up(x: Tensor) -> Tensor:
     return (x * (1 + 2.0**-10) + 2.0**-24).half()
 
 
-def _exhausted(z: Tensor, codebook: Tensor, rows: Tensor) -> Tensor:
-    """Search some rows as the definition says it."""
-    winner = torch.empty_like(rows)
+def _run_exhaust(z: Tensor, codebook: Tensor, rows: Tensor, winner: Tensor) -> None:
+    """Search some rows as the definition says it, from any winners that they have."""
     _exhaust[(triton.cdiv(len(rows), _FEW),)](
-        *(z, codebook.T.contiguous(), rows, winner, len(rows), len(codebook)),
+        *(z, codebook, codebook.T.contiguous(), rows, winner, len(rows), len(codebook)),
         DIM=z.shape[1],
         ROWS=_FEW,
         CODES=_MANY,
+        SHORT=1 - (2 * z.shape[1] + 16) * 2.0**-24,
+        TINY=z.shape[1] * 2.0**-120,
         enable_fp_fusion=False,
     )
-    return winner
 
 
 def _moved_program(
@@ -372,6 +374,7 @@ def _decide_program(
 
 def _exhaust_program(
     z: Value,
+    codebook: Value,
     columns: Value,
     some_rows: Value,
     winners: Value,
@@ -380,31 +383,53 @@ def _exhaust_program(
     DIM: constexpr,
     ROWS: constexpr,
     CODES: constexpr,
+    SHORT: constexpr,
+    TINY: constexpr,
 ) -> None:
-    """Compare rows with all codes in float64; ``columns`` is the codebook, transposed."""
+    """Compare rows with all codes; ``columns`` is the codebook, transposed.
+
+    Float32 distances, which have no large terms that cancel, tell which tiles can hold a nearer
+    code; these are measured in float64.
+    """
+    infinity = float("inf")
     which = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     in_rows = which < num_some
     row = tl.load(some_rows + which, mask=in_rows, other=0)
-    nearest = tl.full([ROWS], float("inf"), tl.float64)
-    winner = tl.zeros([ROWS], tl.int32)
+    winner = tl.load(winners + row)
+    nearest = tl.zeros([ROWS], tl.float64)
+    for step in range(DIM):
+        x = tl.load(z + row * DIM + step).to(tl.float64)
+        difference = x - tl.load(codebook + winner * DIM + step).to(tl.float64)
+        nearest = nearest + difference * difference
+    nearest = tl.where(nearest == nearest, nearest, infinity)
     for start in range(0, num_codes, CODES):
         code = start + tl.arange(0, CODES)
         exists = code < num_codes
-        distance = tl.zeros([ROWS, CODES], tl.float64)
+        rough = tl.zeros([ROWS, CODES], tl.float32)
         at = columns + code
         for step in range(DIM):
-            x = tl.load(z + row * DIM + step).to(tl.float64)
-            y = tl.load(at, mask=exists, other=0.0).to(tl.float64)
-            difference = x[:, None] - y[None, :]
-            distance = distance + difference * difference
+            x = tl.load(z + row * DIM + step)
+            gap = x[:, None] - tl.load(at, mask=exists, other=0.0)[None, :]
+            rough += gap * gap
             at += num_codes
-        is_number = (distance == distance) & exists[None, :]
-        distance = tl.where(is_number, distance, float("inf"))
-        here = tl.min(distance, axis=1)
-        place = tl.argmin(distance, axis=1)
-        winner = tl.where(here < nearest, start + place, winner)
-        nearest = tl.minimum(nearest, here)
-    tl.store(winners + which, winner.to(tl.int64), mask=in_rows)
+        least = rough.to(tl.float64) * SHORT - TINY
+        near = ((least <= nearest[:, None]) | (rough == infinity)) & exists[None, :]
+        if tl.max(near.to(tl.int32)) > 0:
+            distance = tl.zeros([ROWS, CODES], tl.float64)
+            at = columns + code
+            for step in range(DIM):
+                x = tl.load(z + row * DIM + step).to(tl.float64)
+                y = tl.load(at, mask=exists, other=0.0).to(tl.float64)
+                difference = x[:, None] - y[None, :]
+                distance = distance + difference * difference
+                at += num_codes
+            distance = tl.where((distance == distance) & exists[None, :], distance, infinity)
+            here = tl.min(distance, axis=1)
+            place = start + tl.argmin(distance, axis=1).to(tl.int64)
+            is_better = (here < nearest) | ((here == nearest) & (place < winner))
+            winner = tl.where(is_better, place, winner)
+            nearest = tl.where(is_better, here, nearest)
+    tl.store(winners + row, winner, mask=in_rows)
 
 
 def _jit(program: Any) -> Any:
