@@ -85,7 +85,10 @@ def nearest(z: Tensor, codebook: Tensor, launch: Launch | None = None) -> Tensor
         _run_exhaust(z, codebook, torch.arange(len(z), device=z.device), winner)
         return winner
     launch = launch or choose(z.shape[1])
-    winner, rival, doubt = prefilter(z, codes, launch)
+    try:
+        winner, rival, doubt = prefilter(z, codes, launch)
+    except triton.OutOfResources:  # wide rows on a GPU with less shared memory than a data centre's
+        return tiled(z, codebook)
     few, rest = ((doubt == level).nonzero()[:, 0] for level in (1, 2))
     if len(few):
         _decide[(triton.cdiv(len(few), _OPEN),)](
