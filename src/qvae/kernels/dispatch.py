@@ -75,7 +75,8 @@ def _why_no_triton(device: str) -> str:
 def _triton(z: Tensor, codebook: Tensor) -> Tensor:
     from qvae.kernels import triton_search  # triton is slow to import, and seldom there
 
-    return triton_search.nearest(z, codebook)
+    with torch.cuda.device_of(z):  # triton launches on the current device
+        return triton_search.nearest(z, codebook)
 
 
 def _path(z: Tensor) -> str:
