@@ -13,10 +13,12 @@ from qvae.bottlenecks.estimators import error_vector, require_estimator, rotatio
 from qvae.bottlenecks.fsq import FSQ
 from qvae.bottlenecks.gaussian import Gaussian, gaussian_kl
 from qvae.bottlenecks.lfq import LFQ
+from qvae.bottlenecks.signs import require_whitening
 from qvae.bottlenecks.soft import soft_choice
 from qvae.bottlenecks.terms import (
     bit_entropy,
     orthogonality,
+    require_evenness,
     uncovered,
     unused_entropy,
     unused_pairs,
@@ -196,6 +198,13 @@ def test_a_heap_of_equal_vectors_has_a_certain_code(evenness, gamma, is_certain)
     assert (bit_entropy(u)[0].item() < 0.4) == is_certain
     if is_certain:
         assert bsq.encode(z).unique().numel() == 8
+
+
+def test_an_unknown_evenness_or_whitening_is_refused():
+    with pytest.raises(ValueError, match="evenness='even': must be one of entropy, coverage"):
+        require_evenness("even")
+    with pytest.raises(ValueError, match="whitening='always': must be one of running, start, none"):
+        require_whitening("always")
 
 
 def test_unused_entropy_of_nothing_is_zero():

@@ -11,10 +11,16 @@ from qvae.bottlenecks.base import Quantizer, require_not_negative, require_posit
 from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import Evenness, bit_entropy, require_evenness, unused_entropy
 
-__all__ = ["SignQuantizer", "Whitening"]
+__all__ = ["SignQuantizer", "Whitening", "require_whitening"]
 
 Whitening = Literal["running", "start", "none"]
 """Mean and covariance of recent vectors; mean and one spread of the first step's; or neither."""
+
+
+def require_whitening(whitening: str) -> None:
+    """Raise ValueError for a name that is no way to whiten."""
+    if whitening not in ("running", "start", "none"):
+        raise ValueError(f"whitening={whitening!r}: must be one of running, start, none")
 
 
 class SignQuantizer(Quantizer):
@@ -64,8 +70,7 @@ class SignQuantizer(Quantizer):
             raise ValueError(f"group_bits={group_bits}: must be at most 12, memory doubles a bit")
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature={temperature}: must be above 0")
-        if whitening not in ("running", "start", "none"):
-            raise ValueError(f"whitening={whitening!r}: must be one of running, start, none")
+        require_whitening(whitening)
         require_evenness(evenness)
         self.in_dim = self.out_dim = dim
         self.codebook_sizes = (2**dim,)
