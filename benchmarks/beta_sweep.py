@@ -18,11 +18,11 @@ from qvae.autoencoder import Autoencoder
 from qvae.config import load_recipe
 from qvae.data.base import Split
 from qvae.metrics.rate_split import active_units, split_rate
-from qvae.reports.timer import Timer
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
 from qvae.train.engine import own_random_numbers, resolve_device
+from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parent / "beta_sweep.yaml"
@@ -62,34 +62,49 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/beta_sweep"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--betas", nargs="+", type=float, default=BETAS, help="some, to share work")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    seconds: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
-    for beta in BETAS:
+    rows = []
+    for beta in args.betas:
         for seed in range(args.seeds):
-            changes = [
-                ("data.path", str(args.data)),
-                ("model.beta", beta),
-                ("train.steps", args.steps),
-                ("seed", seed),
-            ]
-            run = args.runs / f"beta{beta:g}_seed{seed}"
-            with Timer(seconds, run.name):
-                recipe = load_recipe(str(RECIPE), changes)
-                train_recipe(recipe, run=run, resume=True, device=args.device)
-            opened = open_run(run, device=resolve_device(args.device))
-            found = score(opened.model, open_run_data(opened).test(), num=10_000)
-            rows.append({"beta": beta, "seed": seed, **found})
+            rows.append(train(beta, seed, args))
             sys.stdout.write(f"{rows[-1]}\n")
-    machine = read_json(args.runs / "beta1_seed0" / "env.json")
+    if tuple(args.betas) != BETAS:
+        sys.stdout.write("not all betas: no result is written\n")
+        return
+    seconds = {f"beta{row['beta']:g}_seed{row['seed']}": row.pop("seconds") for row in rows}
+    machine = [row.pop("machine") for row in rows][0]
     head = {"data": "Fashion-MNIST, test split", "unit": "nats/sample", "steps": args.steps}
     write_json(
         args.results / "beta_sweep.json",
         {**head, "rows": rows, "seconds": seconds, "machine": machine},
     )
     summary(rows)
+
+
+def train(beta: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and score one VAE, or read what an earlier call found."""
+    run = args.runs / f"beta{beta:g}_seed{seed}"
+    if (run / "scores.json").exists():
+        found: dict[str, Any] = read_json(run / "scores.json")
+        return found
+    changes = [
+        ("data.path", str(args.data)),
+        ("model.beta", beta),
+        ("train.steps", args.steps),
+        ("seed", seed),
+    ]
+    recipe = load_recipe(str(RECIPE), changes)
+    train_recipe(recipe, run=run, resume=True, device=args.device)
+    opened = open_run(run, device=resolve_device(args.device))
+    found = score(opened.model, open_run_data(opened).test(), num=10_000)
+    machine = {key: value for key, value in read_json(run / "env.json").items() if key != "run"}
+    row = {"beta": beta, "seed": seed, **found}
+    row |= {"seconds": trained_seconds(run), "machine": machine}
+    write_json(run / "scores.json", row)
+    return row
 
 
 def summary(rows: list[dict[str, Any]]) -> None:

@@ -7,8 +7,11 @@
 
 ``qvae compare`` on crops of 64x64, one code for 4x4 pixels, one seed: network, data, order, steps
 and bits are equal, only the quantizer differs. The test part has 64 tokens a code; usage is the
-share of codes that occur among them. Started again it goes on. Writes
-``benchmarks/results/codebook_usage_BITS.json``.
+share of codes that occur among them. Started again it goes on, so quantizers may also be trained
+at once, each in a process with ``--quantizers NAME`` and the same ``--runs``; a last call without
+it makes the table. ``--set train.batch_size=32 model.encoder.num_blocks=4`` changes budget or
+network, for all alike. Writes ``benchmarks/results/codebook_usage_BITS.json``, which names both
+and the machine.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from qvae.reports.compare import compare
 from qvae.reports.compare_table import table
 from qvae.reports.machine import describe_machine
 from qvae.store import write_json
+from qvae.yaml_text import parse_yaml
 
 RESULTS = Path(__file__).parent / "results"
 QUANTIZERS = ("fsq", "bsq", "lfq", "vq_ema", "simvq", "vq", "ibq")
@@ -38,7 +42,12 @@ def main() -> None:
     parser.add_argument("--quantizers", nargs="+", help="default: all, above 14 bits without ibq")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe")
     args = parser.parse_args()
+    changes = WIDTH | {"train.steps": args.steps}
+    for word in args.set:
+        key, _, value = word.partition("=")
+        changes[key] = parse_yaml(value, where=key)
     everyone = [name for name in QUANTIZERS if args.bits <= 14 or name not in HEAVY]
     data = Images(args.data)
     downsample = load_recipe("vqvae", [("data.path", str(args.data))]).model["encoder"][
@@ -54,7 +63,7 @@ def main() -> None:
         quantizers=args.quantizers or everyone,
         bits=args.bits,
         seeds=1,
-        overrides=[("data.path", str(args.data)), ("train.steps", args.steps), *WIDTH.items()],
+        overrides=[("data.path", str(args.data)), *changes.items()],
         device=args.device,
         threads=args.threads,
         tell=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush(),

@@ -54,10 +54,12 @@ def usage_results():
     parts = []
     for report in filter(None, map(result, ("codebook_usage_14.json", "codebook_usage_16.json"))):
         size = 2 ** report["settings"]["bits_per_cell"]
+        machine = report["machine"].get("gpu", report["machine"]["cpu"])
         lines = [
             f"**{size:,} codes**, {report['runs'][0]['steps']:,} steps of "
             f"{report['settings']['overrides']['train.batch_size']} crops "
-            f"({report['crops']['train']:,} to train, {report['crops']['test']:,} to test).",
+            f"({report['crops']['train']:,} to train, {report['crops']['test']:,} to test), "
+            f"on {machine}.",
             "",
         ]
         rows = []

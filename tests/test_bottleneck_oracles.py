@@ -13,8 +13,16 @@ from qvae.bottlenecks.estimators import error_vector, require_estimator, rotatio
 from qvae.bottlenecks.fsq import FSQ
 from qvae.bottlenecks.gaussian import Gaussian, gaussian_kl
 from qvae.bottlenecks.lfq import LFQ
+from qvae.bottlenecks.signs import require_whitening
 from qvae.bottlenecks.soft import soft_choice
-from qvae.bottlenecks.terms import bit_entropy, orthogonality, unused_entropy, unused_pairs
+from qvae.bottlenecks.terms import (
+    bit_entropy,
+    orthogonality,
+    require_evenness,
+    uncovered,
+    unused_entropy,
+    unused_pairs,
+)
 from qvae.kernels import nearest
 from test_bottleneck_laws import started
 
@@ -149,11 +157,54 @@ def test_bit_entropy_equals_enumerating_the_corners(temperature):
     assert unused_entropy(prob, group_bits=1) <= unused_entropy(prob, group_bits=2) + 1e-5
 
 
-def test_bit_entropy_is_finite_where_the_choice_is_certain():
+@pytest.mark.parametrize("evenness", ["entropy", "coverage"])
+def test_bit_entropy_is_finite_where_the_choice_is_certain(evenness):
     signs = torch.tensor([[1e4, -1e4]], requires_grad=True)
     entropy, prob = bit_entropy(signs)
-    (entropy.sum() + unused_entropy(prob)).backward()
+    (entropy.sum() + unused_entropy(prob, evenness=evenness)).backward()
     assert entropy.item() == 0 and torch.isfinite(signs.grad).all()
+
+
+def test_coverage_is_the_divergence_of_even_use_from_a_batch_s():
+    prob = torch.rand(50, 4)
+    corners = torch.tensor(list(itertools.product([False, True], repeat=4)))
+    joint = torch.where(corners, prob[:, None], 1 - prob[:, None]).prod(-1).mean(0)
+    expected = torch.nn.functional.kl_div(joint.log(), torch.full((16,), 1 / 16), reduction="sum")
+    assert torch.allclose(unused_entropy(prob, group_bits=4, evenness="coverage"), expected)
+    choices = [torch.stack([1 - bit, bit], 1) for bit in prob.unbind(1)]
+    pairs = [
+        uncovered((a[:, :, None] * b[:, None]).mean(0).flatten())
+        for a, b in itertools.combinations(choices, 2)
+    ]
+    assert torch.allclose(unused_pairs(choices, evenness="coverage"), sum(pairs) / 3)
+
+
+@pytest.mark.parametrize(
+    ("evenness", "gamma", "is_certain"),
+    [("entropy", 20.0, False), ("entropy", 1.0, True), ("coverage", 2.0, True)],
+)
+def test_a_heap_of_equal_vectors_has_a_certain_code(evenness, gamma, is_certain):
+    # On a border half of a heap counts for each of two codes: H(mean q) grows by as much as H(q),
+    # so with a gamma above 1 that is where the entropies send it.
+    torch.manual_seed(0)
+    z = torch.cat([torch.full((200, 3), 1.5), torch.randn(300, 3)]).requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=0.02)
+    bsq = BSQ(dim=3, whitening="none", evenness=evenness, gamma=gamma).train()
+    for _ in range(300):
+        optimizer.zero_grad()
+        bsq(z).penalty.mean().backward()
+        optimizer.step()
+    u = torch.nn.functional.normalize(z[:1].detach(), dim=1) * 3**0.5
+    assert (bit_entropy(u)[0].item() < 0.4) == is_certain
+    if is_certain:
+        assert bsq.encode(z).unique().numel() == 8
+
+
+def test_an_unknown_evenness_or_whitening_is_refused():
+    with pytest.raises(ValueError, match="evenness='even': must be one of entropy, coverage"):
+        require_evenness("even")
+    with pytest.raises(ValueError, match="whitening='always': must be one of running, start, none"):
+        require_whitening("always")
 
 
 def test_unused_entropy_of_nothing_is_zero():
@@ -276,6 +327,22 @@ def test_signs_stay_balanced_wherever_the_encoder_drifts(cls):
     assert (bits.double().mean(0) - 0.5).abs().max() < 0.15
     assert latent.metrics["usage"] > 0.8
     assert torch.allclose(quantizer.decode(latent.codes).mean(0), z.mean(0), atol=1.0)
+
+
+@pytest.mark.parametrize("cls", [LFQ, BSQ])
+def test_moments_of_the_start_stay_and_none_are_none(cls):
+    start, none = cls(dim=6, whitening="start").train(), cls(dim=6, whitening="none").train()
+    codes = torch.arange(64)[:, None]
+    for shift in (100, -100):
+        z = torch.randn(256, 6) + shift
+        for quantizer in (start, none):
+            quantizer(z)
+            quantizer.after_step()
+        assert torch.allclose(start.decode(codes).mean(0), torch.full((6,), 100.0), atol=1)
+    assert none.is_started
+    assert torch.equal(none.decode(codes).abs(), torch.ones(64, 6))
+    for quantizer in (start, none):
+        assert torch.equal(quantizer.eval().encode(quantizer.decode(codes)), codes)
 
 
 def test_lfq_s_gradient_is_one_within_its_range():

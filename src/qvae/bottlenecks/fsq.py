@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_not_negative
 from qvae.bottlenecks.estimators import stop_outward, straight_through
-from qvae.bottlenecks.terms import unused_pairs
+from qvae.bottlenecks.terms import Evenness, require_evenness, unused_pairs
 from qvae.types import Latent
 
 __all__ = ["FSQ"]
@@ -35,6 +35,8 @@ class FSQ(Quantizer):
         overshoot_weight: weight of the squared distance beyond the outermost value, >= 0.
         unused_weight: weight of how unevenly a batch uses pairs of digits, in nats a cell
             (:func:`~qvae.bottlenecks.terms.unused_pairs`), >= 0.
+        evenness: what ``unused_weight`` weighs, ``entropy`` or ``coverage``; the latter lets
+            frequent codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.
 
     Raises:
         ValueError: if levels is empty, a level is below 2, or the product exceeds 2**62.
@@ -54,6 +56,7 @@ class FSQ(Quantizer):
         levels: Sequence[int] = (8, 8, 8),
         overshoot_weight: float = 1.0,
         unused_weight: float = 0.0,
+        evenness: Evenness = "entropy",
     ) -> None:
         super().__init__()
         if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
@@ -61,9 +64,11 @@ class FSQ(Quantizer):
                 f"levels={list(levels)}: needs at least one, each at least 2, product <= 2**62"
             )
         require_not_negative(overshoot_weight=overshoot_weight, unused_weight=unused_weight)
+        require_evenness(evenness)
         self.in_dim = self.out_dim = len(levels)
         self.sizes, self.codebook_sizes = tuple(levels), (math.prod(levels),)
         self.overshoot_weight, self.unused_weight = overshoot_weight, unused_weight
+        self.evenness: Evenness = evenness
         strides = [math.prod(levels[:d]) for d in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
@@ -81,7 +86,7 @@ class FSQ(Quantizer):
             "overshoot": (self.overshoot_weight, overshoot)
         }
         if self.training and self.unused_weight:  # it speaks of a batch, an evaluation must not
-            unused = unused_pairs(self._choices(z_e), mask)
+            unused = unused_pairs(self._choices(z_e), mask, evenness=self.evenness)
             terms["unused_entropy"] = (self.unused_weight, unused)
         return self._latent(z, codes, mask=mask, terms=terms)
 

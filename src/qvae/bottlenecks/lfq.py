@@ -5,8 +5,8 @@ from torch import Tensor
 
 from qvae.bottlenecks.base import require_not_negative
 from qvae.bottlenecks.estimators import stop_outward, straight_through
-from qvae.bottlenecks.signs import SignQuantizer
-from qvae.bottlenecks.terms import commitment
+from qvae.bottlenecks.signs import SignQuantizer, Whitening
+from qvae.bottlenecks.terms import Evenness, commitment
 from qvae.types import Latent
 
 __all__ = ["LFQ"]
@@ -35,6 +35,9 @@ class LFQ(SignQuantizer):
             stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0; at 1 a coordinate of 1 is certain to 98 %.
         group_bits: coordinates whose joint use is measured, 1 to 12.
+        whitening: by ``running`` moments, by mean and one spread of the ``start``, or ``none``.
+        evenness: what ``gamma`` weighs, ``entropy`` or ``coverage``; the latter lets frequent
+            codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.
 
     Raises:
         ValueError: for a number outside its range.
@@ -54,6 +57,8 @@ class LFQ(SignQuantizer):
         gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
+        whitening: Whitening = "running",
+        evenness: Evenness = "entropy",
     ) -> None:
         super().__init__(
             dim=dim,
@@ -61,6 +66,8 @@ class LFQ(SignQuantizer):
             gamma=gamma,
             temperature=temperature,
             group_bits=group_bits,
+            whitening=whitening,
+            evenness=evenness,
         )
         require_not_negative(commitment_weight=commitment_weight)
         self.commitment_weight = commitment_weight

@@ -80,6 +80,13 @@ class Moments(nn.Module):
             self.is_initialized.fill_(True)
         self.discard_step()
 
+    @torch.no_grad()
+    def make_round(self) -> None:
+        """Give every direction the same spread, the root of the mean variance."""
+        spread = self.root.norm() * len(self.root) ** -0.5
+        self.root.copy_(torch.eye(len(self.root), device=spread.device) * spread)
+        self.inverse.copy_(torch.eye(len(self.root), device=spread.device) / spread)
+
     def discard_step(self) -> None:
         """Drop what was staged."""
         self.staged.zero_()

@@ -1,6 +1,7 @@
 """Quantizers that keep the sign of each coordinate: 2^dim codes and no table."""
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,9 +9,18 @@ from torch import Tensor
 
 from qvae.bottlenecks.base import Quantizer, require_not_negative, require_positive
 from qvae.bottlenecks.moments import Moments
-from qvae.bottlenecks.terms import bit_entropy, unused_entropy
+from qvae.bottlenecks.terms import Evenness, bit_entropy, require_evenness, unused_entropy
 
-__all__ = ["SignQuantizer"]
+__all__ = ["SignQuantizer", "Whitening", "require_whitening"]
+
+Whitening = Literal["running", "start", "none"]
+"""Mean and covariance of recent vectors; mean and one spread of the first step's; or neither."""
+
+
+def require_whitening(whitening: str) -> None:
+    """Raise ValueError for a name that is no way to whiten."""
+    if whitening not in ("running", "start", "none"):
+        raise ValueError(f"whitening={whitening!r}: must be one of running, start, none")
 
 
 class SignQuantizer(Quantizer):
@@ -21,12 +31,21 @@ class SignQuantizer(Quantizer):
     whose outputs start on one side of 0 has one code for everything, and no gradient leads away.
     Codes are decoded to where the encoder's vectors are, ``mean + corner R``.
 
+    Running moments have a price where many vectors are alike, as those of a white background are:
+    they keep the mean beside that heap, so that its own noise decides its signs; and a direction
+    of small spread is a bit that the decoder hardly sees. With ``start`` only the mean and one
+    spread for all directions are taken off, those of the first step, for good: an encoder starts
+    balanced, and can then move its heaps away from the signs' borders.
+
     Args:
         dim: number of coordinates L, 1 to 62.
         entropy_weight: weight of ``H(q) + gamma (L ln 2 - H(mean q))``, >= 0.
         gamma: weight of the second part against the first, >= 0.
         temperature: of q, > 0.
         group_bits: coordinates whose joint use is measured, 1 to 12.
+        whitening: ``running``, ``start`` or ``none``.
+        evenness: what ``gamma`` weighs: ``entropy`` as above, or ``coverage``, see
+            :func:`~qvae.bottlenecks.terms.uncovered`.
     """
 
     bits: Tensor
@@ -39,6 +58,8 @@ class SignQuantizer(Quantizer):
         gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
+        whitening: Whitening = "running",
+        evenness: Evenness = "entropy",
     ) -> None:
         super().__init__()
         require_positive(dim=dim, group_bits=group_bits)
@@ -49,21 +70,30 @@ class SignQuantizer(Quantizer):
             raise ValueError(f"group_bits={group_bits}: must be at most 12, memory doubles a bit")
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature={temperature}: must be above 0")
+        require_whitening(whitening)
+        require_evenness(evenness)
         self.in_dim = self.out_dim = dim
         self.codebook_sizes = (2**dim,)
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_bits = temperature, group_bits
+        self.whitening: Whitening = whitening
+        self.evenness: Evenness = evenness
         self.moments = Moments(dim)
         self.register_buffer("bits", 2 ** torch.arange(dim), persistent=False)
 
     @property
     def is_started(self) -> Bool[Tensor, ""]:
-        """Whether it knows the moments of its vectors."""
-        return self.moments.is_initialized
+        """Whether it knows the moments of its vectors, or needs none."""
+        return self.moments.is_initialized | (self.whitening == "none")
 
     def after_step(self) -> None:
-        """Let the moments follow the vectors."""
-        self.moments.after_step()
+        """Let the moments follow the vectors, as far as they shall."""
+        starts = not self.is_started
+        if self.whitening == "running" or starts:
+            self.moments.after_step()
+        if self.whitening == "start" and starts and self.is_started:
+            self.moments.make_round()
+        self.moments.discard_step()
 
     def discard_step(self) -> None:
         """Drop what was counted."""
@@ -84,7 +114,7 @@ class SignQuantizer(Quantizer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return whitened vectors, their codes and corners; in training count, too."""
         self.check_vectors(z_e)
-        if self.training:
+        if self.training and self.whitening != "none":
             self.moments.stage(z_e, mask)
         w = self.moments.whiten(z_e)
         codes = self._signs(w)
@@ -107,6 +137,6 @@ class SignQuantizer(Quantizer):
             "entropy": (self.entropy_weight, entropy)
         }
         if self.training and self.gamma:  # it speaks of a batch, which an evaluation must not
-            unused = unused_entropy(prob, mask, group_bits=self.group_bits)
+            unused = unused_entropy(prob, mask, group_bits=self.group_bits, evenness=self.evenness)
             terms["unused_entropy"] = (self.entropy_weight * self.gamma, unused)
         return terms

@@ -6,6 +6,7 @@ every code. A quantizer computes a term only where its weight is not 0.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 __all__ = [
+    "Evenness",
     "bit_entropy",
     "commitment",
     "from_uniform",
     "orthogonality",
+    "require_evenness",
+    "uncovered",
     "unused_entropy",
     "unused_pairs",
 ]
+
+Evenness = Literal["entropy", "coverage"]
+"""How a batch's use is told from even use: ``from_uniform`` or ``uncovered``."""
+
+
+def require_evenness(evenness: str) -> None:
+    """Raise ValueError for a name that is no measure of evenness."""
+    if evenness not in _EVENNESS:
+        raise ValueError(f"evenness={evenness!r}: must be one of {', '.join(_EVENNESS)}")
 
 
 def commitment(z_e: Float[Tensor, "*N D"], z_q: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
@@ -60,6 +73,21 @@ def from_uniform(prob: Float[Tensor, " V"]) -> Float[Tensor, ""]:
     return (math.log(len(prob)) + negative_entropy).clamp(min=0)
 
 
+def uncovered(prob: Float[Tensor, " V"]) -> Float[Tensor, ""]:
+    """Return ``KL(uniform || prob) = -mean ln(V prob)``, nats: how far some codes are from use.
+
+    ``from_uniform`` is the divergence the other way round. That one charges most for a code that
+    is used too much, such as the one of a white background, and hardly anything for one that is
+    never used; this one charges for the latter, and lets a code be as frequent as the data are.
+
+    Example:
+        >>> often, never = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.5, 0.499, 0.001])
+        >>> [round(f(p).item(), 2) for f in (from_uniform, uncovered) for p in (often, never)]
+        [0.06, 0.4, 0.06, 1.67]
+    """
+    return -(len(prob) * prob.clamp(min=1e-20)).log().mean().clamp(max=0)
+
+
 def bit_entropy(
     signs: Float[Tensor, "*N L"], *, temperature: float = 1.0
 ) -> tuple[Float[Tensor, "*N"], Float[Tensor, "*N L"]]:
@@ -85,7 +113,11 @@ def bit_entropy(
 
 
 def unused_entropy(
-    prob: Float[Tensor, "*N L"], mask: Bool[Tensor, "*N"] | None = None, *, group_bits: int = 8
+    prob: Float[Tensor, "*N L"],
+    mask: Bool[Tensor, "*N"] | None = None,
+    *,
+    group_bits: int = 8,
+    evenness: Evenness = "entropy",
 ) -> Float[Tensor, ""]:
     """Return ``L ln 2 - H(mean of the choices)``: how far from evenly codes are used, in nats.
 
@@ -99,12 +131,14 @@ def unused_entropy(
         prob: each vector's probability of +1, by coordinate.
         mask: True where a vector counts.
         group_bits: coordinates whose joint use is measured, >= 1; memory is N * 2^group_bits.
+        evenness: ``coverage`` takes :func:`uncovered` in the entropy's place.
 
     Example:
         >>> signs = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # two bits that always agree
         >>> [round(unused_entropy(signs, group_bits=g).item() / math.log(2), 3) for g in (1, 2)]
         [0.0, 1.0]
     """
+    distance = _EVENNESS[evenness]
     rows = prob.flatten(0, -2) if mask is None else prob[mask]
     unused = torch.zeros((), device=prob.device)
     num = rows.detach().new_ones(len(rows)).sum()  # no branch: a compiled graph may hold this
@@ -113,12 +147,15 @@ def unused_entropy(
         for bit in group.unbind(dim=1):
             joint = torch.cat([joint * (1 - bit[:, None]), joint * bit[:, None]], dim=1)
         mean = joint.sum(0) / num.clamp(min=1)
-        unused = unused + from_uniform(mean) * (num > 0)
+        unused = unused + distance(mean) * (num > 0)
     return unused
 
 
 def unused_pairs(
-    choices: Sequence[Float[Tensor, "*N _"]], mask: Bool[Tensor, "*N"] | None = None
+    choices: Sequence[Float[Tensor, "*N _"]],
+    mask: Bool[Tensor, "*N"] | None = None,
+    *,
+    evenness: Evenness = "entropy",
 ) -> Float[Tensor, ""]:
     """Return how far from evenly digits are used, two coordinates at a time, in nats a vector.
 
@@ -130,19 +167,24 @@ def unused_pairs(
     Args:
         choices: for each coordinate the probabilities of its digits.
         mask: True where a vector counts.
+        evenness: ``coverage`` takes :func:`uncovered` in the entropy's place.
 
     Example:
         >>> even, twice = torch.eye(2), torch.eye(2)  # two coordinates that always agree
         >>> round(unused_pairs([even, twice]).item() / math.log(2), 3)
         1.0
     """
+    distance = _EVENNESS[evenness]
     sizes = [choice.shape[-1] for choice in choices]
     rows = torch.cat(list(choices), dim=-1)
     rows = rows.flatten(0, -2) if mask is None else rows[mask]
     num = rows.detach().new_ones(len(rows)).sum()  # no branch: a compiled graph may hold this
     if len(sizes) == 1:
-        return from_uniform(rows.sum(0) / num.clamp(min=1)) * (num > 0)
+        return distance(rows.sum(0) / num.clamp(min=1)) * (num > 0)
     joint = rows.T @ rows / num.clamp(min=1)
     blocks = [part.split(sizes, dim=1) for part in joint.split(sizes)]
-    unused = [from_uniform(blocks[b][a].flatten()) for b in range(len(sizes)) for a in range(b)]
+    unused = [distance(blocks[b][a].flatten()) for b in range(len(sizes)) for a in range(b)]
     return torch.stack(unused).sum() * (num > 0) / (len(sizes) - 1)
+
+
+_EVENNESS = {"entropy": from_uniform, "coverage": uncovered}
