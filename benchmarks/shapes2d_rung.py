@@ -1,12 +1,12 @@
 """How well one rung parts the factors of the 2-D shapes: the median of three seeds.
 
-    python benchmarks/shapes2d_tcvae.py [--device cuda]
+    python benchmarks/shapes2d_rung.py [--device cuda]
 
 The three seeds are fixed here. A recipe may have been searched, on other seeds: its file says how.
 Scores are those of ``qvae eval --disentanglement`` with 10,000 points a metric. Each row says on
 what it was trained, and in how long; ``benchmarks/training_minutes.py`` says how long the same
 recipe takes on a processor. Started again after an interruption it goes on. Writes
-``benchmarks/results/shapes2d_tcvae.json``.
+``benchmarks/results/shapes2d_factor.json``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from qvae.train.engine import resolve_device
 from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
-RECIPE = "shapes2d_tcvae"
+RECIPE = "shapes2d_factor"
 SEEDS = (0, 1, 2)
 
 
