@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,14 @@ def test_a_prior_beside_another_tokenizer_is_refused(work, call):
     Tokenizer(model).save_pretrained("runs/swapped/tokenizer")
     code, _, errors = call("sample", "runs/swapped", "-o", "out/swapped")
     assert code == 4 and "the prior beside it learned tokens of" in errors
+    shutil.copytree("tokens", "tokens-swapped")
+    facts = json.loads(Path("tokens-swapped/tokens.json").read_text())
+    Path("tokens-swapped/tokens.json").write_text(
+        json.dumps({**facts, "tokenizer_hash": "ab" * 32})
+    )
+    code, _, errors = call("eval", "runs/prior", "--data", "tokens-swapped")
+    own = facts["tokenizer_hash"][:12]
+    assert code == 4 and f"tokens of tokenizer {'ab' * 6}, this run's is {own}" in errors
 
 
 def test_sample_a_prior(work, call):
