@@ -508,6 +508,21 @@ def test_a_language_model_that_the_library_cannot_make_is_refused_in_a_sentence(
         make({"name": "hf", "architecture": {**LLAMA, **wrong}})
 
 
+@pytest.mark.parametrize(
+    "config",
+    [{**MASKED, "dropout": 0.5}, {"name": "transformer", **TINY, "dropout": 0.5},
+     {"name": "hf", "architecture": {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2,
+                                     "resid_pdrop": 0.5}}],
+    ids=["masked", "transformer", "hf"],
+)  # fmt: skip
+def test_nothing_is_dropped_while_a_prior_that_learns_samples(config):
+    prior = make(config)
+    quiet = prior.sample(4, seed=1)
+    prior.train()
+    assert torch.equal(prior.sample(4, seed=1), quiet)
+    assert all(module.training for module in prior.modules())
+
+
 # -- the two that only count --
 
 

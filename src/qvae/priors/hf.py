@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
+from qvae.eval_mode import eval_mode
 from qvae.networks.condition import Conditioner
 from qvae.priors.attention import Block
 from qvae.priors.base import Prior
@@ -158,11 +159,10 @@ class HF(Prior):
 
         Such a model would see the tokens that it has to guess.
         """
-        was_training = self.model.training
         ramp = torch.linspace(-1, 1, self.model.get_input_embeddings().weight.shape[1])
         inputs = torch.stack([torch.stack([ramp, ramp]), torch.stack([ramp, -ramp])])
-        first = self.model.eval()(inputs_embeds=inputs, use_cache=False).logits[:, 0]
-        self.model.train(was_training)
+        with eval_mode(self.model):
+            first = self.model(inputs_embeds=inputs, use_cache=False).logits[:, 0]
         difference = float((first[0] - first[1]).abs().max())
         return difference <= 1e-4 * float(first.abs().max())
 
