@@ -131,6 +131,13 @@ def test_a_prior_that_only_counts_is_not_trained(call, tmp_path):
     assert code == 2 and "counts its codes" in errors and not (tmp_path / "run").exists()
 
 
+def test_a_sampler_out_of_range_is_refused_before_training(call, tmp_path):
+    words = ["--data", "tokens", "--run", str(tmp_path / "run"), "--sample.top_p", "2"]
+    code, _, errors = call("train", "token_prior", *words)
+    assert code == 2 and "sample: top_p=2.0: must be in (0, 1]" in errors
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prior_beside_another_tokenizer_is_refused(work, call):
     import torch
 
