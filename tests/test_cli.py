@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +131,13 @@ def test_a_prior_that_only_counts_is_not_trained(call, tmp_path):
     assert code == 2 and "counts its codes" in errors and not (tmp_path / "run").exists()
 
 
+def test_a_sampler_out_of_range_is_refused_before_training(call, tmp_path):
+    words = ["--data", "tokens", "--run", str(tmp_path / "run"), "--sample.top_p", "2"]
+    code, _, errors = call("train", "token_prior", *words)
+    assert code == 2 and "sample: top_p=2.0: must be in (0, 1]" in errors
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prior_beside_another_tokenizer_is_refused(work, call):
     import torch
 
@@ -143,6 +151,14 @@ def test_a_prior_beside_another_tokenizer_is_refused(work, call):
     Tokenizer(model).save_pretrained("runs/swapped/tokenizer")
     code, _, errors = call("sample", "runs/swapped", "-o", "out/swapped")
     assert code == 4 and "the prior beside it learned tokens of" in errors
+    shutil.copytree("tokens", "tokens-swapped")
+    facts = json.loads(Path("tokens-swapped/tokens.json").read_text())
+    Path("tokens-swapped/tokens.json").write_text(
+        json.dumps({**facts, "tokenizer_hash": "ab" * 32})
+    )
+    code, _, errors = call("eval", "runs/prior", "--data", "tokens-swapped")
+    own = facts["tokenizer_hash"][:12]
+    assert code == 4 and f"tokens of tokenizer {'ab' * 6}, this run's is {own}" in errors
 
 
 def test_sample_a_prior(work, call):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prior_work import COND, make, random_tokens
 from qvae.autoencoder import build_autoencoder
 from qvae.cli.main import main
 from qvae.coding import compress, decode_tokens, decompress, encode_tokens, uniform_prior
@@ -22,7 +23,6 @@ from qvae.runs.loading import Run, open_run
 from qvae.runs.scores import evaluate_run
 from qvae.tokenizer import Tokenizer
 from qvae.types import Batch, Condition, DataSpec
-from test_prior_contract import COND, make, random_tokens
 
 TRANSFORMER = {"name": "transformer", "num_layers": 1, "dim": 16, "num_heads": 2}
 CODED = [

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prior_work import PRIORS, case_name, make, random_tokens
 from qvae.autoencoder import build_autoencoder
 from qvae.cli.main import main
 from qvae.coding import compress, decompress
@@ -32,7 +33,6 @@ from qvae.priors.base import build_prior
 from qvae.runs.sampling import sample_latents
 from qvae.types import Batch, Condition, DataSpec, cond_width
 from test_coding import make_tokenizer, prior_of
-from test_prior_contract import PRIORS, case_name, make, random_tokens
 
 CAPTION = Condition(
     name="caption", kind="text", categories=("a", "blue", "over", "red", "square"), width=5

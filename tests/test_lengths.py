@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from prior_work import COND, PRIORS, case_name, make, random_tokens
 from qvae.autoencoder import build_autoencoder
 from qvae.coding import decode_tokens as decode_bytes
 from qvae.coding import encode_tokens
@@ -22,7 +23,6 @@ from qvae.train import fit
 from qvae.train.sources import select
 from qvae.types import Batch, DataSpec
 from test_coding import CODED
-from test_prior_contract import COND, PRIORS, case_name, make, random_tokens
 
 LENGTHS = torch.tensor([2, 6, 12])
 

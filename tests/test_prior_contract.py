@@ -6,71 +6,22 @@ import math
 import pytest
 import torch
 
-from qvae.data.base import Split
+from prior_work import (
+    COND,
+    MASKED,
+    PRIORS,
+    SIZES,
+    TINY,
+    case_name,
+    make,
+    random_tokens,
+)
 from qvae.errors import UsageError
 from qvae.pretrained import load_model, save_model
 from qvae.priors.base import build_prior, to_digits, token_ranges
-from qvae.priors.cross_entropy import linear_cross_entropy
-from qvae.priors.sampling import filter_logits, invert, pick, uniforms
 from qvae.priors.uniform import Uniform
-from qvae.priors.unigram import fit_unigram
 from qvae.registry import names
-from qvae.types import Batch, Condition
-
-TIME = Condition(name="time", kind="cyclic", period=12.0, unit="h")
-LABEL = Condition(name="label", kind="category", categories=("a", "b", "c"))
-TINY = {"num_layers": 2, "dim": 16, "num_heads": 2}
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 16,
-}
-MASKED = {"name": "masked", **TINY, "num_steps": 3}
-PRIORS = [
-    {"name": "uniform"},
-    {"name": "unigram"},
-    {"name": "transformer", **TINY},
-    {"name": "transformer", **TINY, "order": "spiral", "rope": True},
-    {"name": "transformer", **TINY, "order": "multiscale"},
-    {"name": "transformer", **TINY, "pattern": "delayed"},
-    {"name": "transformer", **TINY, "pattern": "parallel", "order": "spiral"},
-    {"name": "pixelcnn", "num_layers": 2, "dim": 8, "kernel": 3},
-    {**MASKED, "uncover": "order"},
-    MASKED,
-    {"name": "hf", "architecture": LLAMA},
-]
-"""A case for each prior; a guard fails if one is missing."""
-
-
-def case_name(config):
-    options = [str(v) for k, v in config.items() if k in ("order", "pattern", "uncover", "rope")]
-    return "-".join([config["name"], *options])
-
-
-SIZES = [(7,), (5, 3), (4, 4, 4)]
-
-
-def make(config, sizes=(5, 3), num_tokens=12, conditions=(TIME, LABEL), grid=None):
-    prior = build_prior(
-        config,
-        vocab_size=sum(sizes),
-        num_tokens=num_tokens,
-        codebook_sizes=sizes,
-        conditions=conditions,
-        grid=grid or (2, num_tokens // len(sizes) // 2),
-    ).eval()
-    for name, parameter in prior.named_parameters():
-        if "norm" not in name:
-            parameter.data.mul_(4)  # far from uniform, so that a mistake shows
-    return prior
-
-
-def random_tokens(prior, num):
-    low, high = prior.low, prior.high
-    return low + (torch.rand(num, prior.num_tokens) * (high - low)).long()
+from qvae.types import Batch
 
 
 @pytest.fixture(params=PRIORS, ids=case_name)
@@ -84,9 +35,6 @@ def prior(request, config):
     if config["name"] == "unigram":
         prior.count(random_tokens(prior, 50))
     return prior
-
-
-COND = torch.tensor([[4.33, 0.0], [math.nan, 2.0], [11.9, math.nan]])
 
 
 def test_samples_are_tokens_of_their_positions(prior):
@@ -426,122 +374,16 @@ def test_ranges():
     assert to_digits(tokens, low, high).tolist() == [[3, 1, 0, 0, 1, 0]]
 
 
-# -- sampling --
-
-
-def test_streams_have_prefixes_and_are_uniform():
-    numbers = uniforms(200, 50, seed=0)
-    assert (numbers[:7, :20] == uniforms(7, 20, seed=0)).all()
-    assert numbers.min() >= 0 and numbers.max() < 1 and abs(numbers.mean() - 0.5) < 0.01
-    assert len({row.tobytes() for row in numbers}) == 200
-    assert abs((numbers[:-1] * numbers[1:]).mean() - 0.25) < 0.01
-
-
-def test_invert_draws_the_first_digit_above_the_number():
-    logits = torch.tensor([0.1, 0.0, 0.6, 0.3, 0.0]).log()
-    numbers = torch.tensor([0.0, 0.0999, 0.1001, 0.69, 0.701, 1 - 2**-32], dtype=torch.float64)
-    assert invert(logits.expand(6, -1), numbers).tolist() == [0, 0, 2, 2, 3, 3]
-    assert invert(torch.tensor([[-math.inf, 0.0]]), torch.zeros(1).double()).tolist() == [1]
-
-
-def test_filters_keep_what_they_should():
-    logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
-
-    def kept(**filters):
-        filters = {"top_k": None, "top_p": None, **filters}
-        return torch.isfinite(filter_logits(logits, **filters))[0].nonzero().flatten().tolist()
-
-    assert kept(top_k=2) == [1, 2] and kept(top_k=9) == kept(top_p=1.0) == [0, 1, 2, 3]
-    assert kept(top_p=0.39) == [1] and kept(top_p=0.5) == [1, 2] and kept(top_p=1e-9) == [1]
-    assert kept(top_k=2, top_p=0.6) == [1, 2]
-    assert kept(min_p=0.49) == [1, 2, 3] and kept(min_p=1.0) == [1]
-    ties = torch.zeros(1, 4)
-    assert torch.isfinite(filter_logits(ties, top_k=2, top_p=None))[0].tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
-
-
-def test_temperature_divides_the_logits():
-    logits = torch.tensor([[0.0, 1.0]]).expand(4000, -1)
-    numbers = torch.rand(4000, dtype=torch.float64)
-    share = pick(logits, numbers, temperature=0.5).float().mean()
-    assert abs(share - 1 / (1 + math.exp(-2))) < 0.02
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e-29, 1e-31, 1e-39, 1e-300])
-def test_however_cold_the_best_is_taken(temperature):
-    logits = torch.tensor([[1.0, 2.0, -torch.inf], [9e4, -9e4, 0.0]])
-    numbers = torch.tensor([0.0, 0.999], dtype=torch.float64)
-    assert pick(logits, numbers, temperature=temperature).tolist() == [1, 0]
-
-
-def test_a_language_model_without_keys_and_values_is_sampled_too():
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    prior = make({"name": "hf", "architecture": {"model_type": "mamba", **sizes}})
-    tokens = prior.sample(2, COND[:2], temperature=0.0, guidance=2.0)
-    told, null = prior.log_probs(tokens, COND[:2]), prior.log_probs(tokens)
-    logits = null + 2 * (told - null)
-    best = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1)  # -inf less -inf: too short
-    assert torch.equal(tokens - prior.low, best)
-
-
-# -- the two that only count --
-
-
-def test_uniform_is_n_ln_v():
-    nll = make({"name": "uniform"}, sizes=(5, 3)).nll(torch.tensor([[0, 5] * 6]))
-    assert float(nll) == pytest.approx(6 * math.log(5) + 6 * math.log(3))
-
-
-class Tokens(Split):
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def batch(self, indices):
-        return Batch(x=self.tokens[torch.from_numpy(indices)])
-
-
-def test_unigram_counts():
-    tokens = torch.tensor([[0, 4, 0, 5], [1, 4, 0, 5], [1, 4, 0, 5]])
-    prior = fit_unigram(Tokens(tokens), codebook_sizes=(4, 3), num_tokens=4, smoothing=2.0)
-    assert prior.config["name"] == "unigram"
-    table = prior.table().exp()
-    shared = torch.tensor([5.0, 3.0, 1.0, 1.0]) / 10  # 4 + 1, 2 + 1 and two never seen, add-one
-    expected = (torch.tensor([1.0, 2.0, 0.0, 0.0]) + 2 * shared) / (3 + 2)
-    torch.testing.assert_close(table[0], expected)
-    other = fit_unigram(Tokens(tokens), codebook_sizes=(4, 3), num_tokens=4, is_per_position=False)
-    torch.testing.assert_close(other.table().exp()[2], shared)
-    with pytest.raises(ValueError, match="smoothing=0"):
-        make({"name": "unigram", "smoothing": 0.0})
-    with pytest.raises(ValueError, match="token 6 at position 0"):
-        prior.count(torch.tensor([[6, 4, 0, 5]]))
-
-
-def test_an_unfitted_unigram_is_uniform():
-    tokens = torch.tensor([[0, 5] * 6])
-    uniform, unigram = make({"name": "uniform"}), make({"name": "unigram"})
-    torch.testing.assert_close(uniform.nll(tokens), unigram.nll(tokens))
-
-
-@pytest.mark.parametrize("is_bf16", [False, True])
-def test_cross_entropy_in_chunks_is_the_cross_entropy(is_bf16, monkeypatch):
-    monkeypatch.setattr("qvae.priors.cross_entropy._CHUNK_NUMBERS", 64)  # chunks of 3 rows
-    torch.manual_seed(0)
-    x, weight = torch.randn(10, 5, requires_grad=True), torch.randn(20, 5, requires_grad=True)
-    targets, share = torch.randint(20, (10,)), torch.rand(10)
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-        nll, is_best = linear_cross_entropy(x, weight, targets)
-        logits = torch.nn.functional.linear(x, weight).float()
-    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(nll, expected)
-    assert torch.equal(is_best, logits.argmax(1) == targets) and nll.dtype == torch.float32
-    found = torch.autograd.grad((nll * share).sum(), (x, weight))
-    wanted = torch.autograd.grad((expected * share).sum(), (x, weight))
-    close = {"rtol": 0.02, "atol": 0.02} if is_bf16 else {}
-    torch.testing.assert_close(found, wanted, **close)
+@pytest.mark.parametrize(
+    "config",
+    [{**MASKED, "dropout": 0.5}, {"name": "transformer", **TINY, "dropout": 0.5},
+     {"name": "hf", "architecture": {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2,
+                                     "resid_pdrop": 0.5}}],
+    ids=["masked", "transformer", "hf"],
+)  # fmt: skip
+def test_nothing_is_dropped_while_a_prior_that_learns_samples(config):
+    prior = make(config)
+    quiet = prior.sample(4, seed=1)
+    prior.train()
+    assert torch.equal(prior.sample(4, seed=1), quiet)
+    assert all(module.training for module in prior.modules())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qvae.coding_header import Header
 from qvae.errors import FormatError, UsageError
+from qvae.eval_mode import eval_mode
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
 from qvae.priors.base import Prior, build_prior
@@ -240,7 +241,7 @@ def _read(
 def _walk(prior: Prior, cond: Tensor | None, choose: Any, length: int) -> Int[Tensor, " N"]:
     if prior.device.type != "cpu":
         raise UsageError(f"device={prior.device}: coding needs the CPU, where sums are repeatable")
-    with _repeatable():
+    with _repeatable(), eval_mode(prior):
         needed = [n < length for n in range(prior.num_tokens)]
         return prior.walk(prior.check_cond(cond, 1), choose, needed=needed)[0]
 

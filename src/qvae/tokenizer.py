@@ -5,8 +5,7 @@ at the sum of the earlier codebooks' sizes, so every token says which codebook i
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.base import Quantizer
 from qvae.errors import FormatError
+from qvae.eval_mode import eval_mode
 from qvae.pretrained import load_model, model_hash, save_model
 from qvae.priors.base import to_digits, token_ranges
 from qvae.types import DataSpec, cond_width
@@ -197,21 +197,9 @@ class Tokenizer:
             if tuple(cond.shape) != shape:
                 raise ValueError(f"cond: shape {tuple(cond.shape)}, must be {shape}")
         size = max(1, min(256, _CHUNK_NUMBERS // self.spec.num_dims))
-        with _frozen(self.model), torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             for i in range(0, len(rows), size):
                 part = slice(i, i + size)
                 told = None if cond is None else cond[part].to(self.device)
                 result[part] = compute(rows[part].to(self.device), told)
         return result
-
-
-@contextmanager
-def _frozen(model: Autoencoder) -> Iterator[None]:
-    """Put a model in eval mode and give every module its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
+from qvae.eval_mode import eval_mode
 from qvae.priors.digits import to_digits, token_layout, token_ranges
 from qvae.priors.draw import (
     Choose,
@@ -138,6 +139,8 @@ class Prior(nn.Module, ABC):
     ) -> Int[Tensor, "num N"]:
         """Draw tokens; each sample has its own random stream, see ``sampling.uniforms``.
 
+        The prior is in eval mode meanwhile.
+
         Args:
             num: samples to draw; >= 0.
             cond: raw conditions ``[num, M]``, NaN = not told; ``[M]`` or ``[1, M]`` is given
@@ -176,7 +179,7 @@ class Prior(nn.Module, ABC):
         )
         noise = noise_of(num, self.noise_length, seed, generator, self.device)
         found = digits.clone()
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(self):
             for part, draw in draws(
                 noise,
                 digits,

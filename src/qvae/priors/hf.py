@@ -1,6 +1,7 @@
 """Any causal language model of Hugging Face as a prior, and our transformer as one of theirs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qvae.errors import UsageError
+from qvae.eval_mode import eval_mode
 from qvae.networks.condition import Conditioner
 from qvae.priors.attention import Block
 from qvae.priors.base import Prior
@@ -34,6 +36,17 @@ def _library() -> Any:
     return transformers
 
 
+@contextmanager
+def _library_s_errors(model: str) -> Iterator[None]:
+    """Turn whatever transformers raises for a model that it cannot make or run into a sentence."""
+    try:
+        yield
+    except Exception as error:  # they have nothing in common
+        raise ValueError(
+            f"{model}: transformers cannot make or run this model ({error})"
+        ) from error
+
+
 class HF(Prior):
     """A causal language model from ``transformers`` whose words are tokens.
 
@@ -50,8 +63,9 @@ class HF(Prior):
 
     Raises:
         UsageError: transformers is not installed.
-        ValueError: both or neither of architecture and path, an unknown model type, a folder
-            that is not there, or a context shorter than a sample.
+        ValueError: both or neither of architecture and path, an unknown model type, one that
+            sees later tokens or cannot be made, a folder that is not there, or a context shorter
+            than a sample.
 
     Example:
         >>> tiny = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8,
@@ -78,7 +92,14 @@ class HF(Prior):
             raise ValueError(f"null_prob={null_prob}: must be in [0, 1]")
         self.null_prob = null_prob
         config = self._read_config(architecture, path)
-        self.model = self._make(config, path)
+        with _library_s_errors(config.model_type):
+            self.model = self._make(config, path)
+            is_causal = self._is_causal()
+        if not is_causal:
+            raise ValueError(
+                f"model_type={config.model_type!r}: its first output changes with the second"
+                " token, must be causal; some are with is_decoder: true in their config"
+            )
         width = self.model.get_input_embeddings().weight.shape[1]
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.conditioner = Conditioner(self.conditions, dim=width) if self.conditions else None
@@ -94,7 +115,8 @@ class HF(Prior):
         if path is not None:
             if not (Path(path) / "config.json").is_file():
                 raise ValueError(f"path={path!r}: needs a local folder with a config.json")
-            config = library.AutoConfig.from_pretrained(path, local_files_only=True)
+            with _library_s_errors(path):
+                config = library.AutoConfig.from_pretrained(path, local_files_only=True)
         else:
             values = dict(architecture or {})
             kind = values.pop("model_type", None)
@@ -103,7 +125,8 @@ class HF(Prior):
                     f"architecture.model_type={kind!r}: must be a causal language model of"
                     " transformers, such as llama or gpt2"
                 )
-            config = library.AutoConfig.for_model(kind, **values)
+            with _library_s_errors(kind):
+                config = library.AutoConfig.for_model(kind, **values)
         config.vocab_size = self.vocab_size
         config.bos_token_id = config.eos_token_id = config.pad_token_id = None
         for name in _LENGTHS:
@@ -129,6 +152,19 @@ class HF(Prior):
         for table in (model.get_input_embeddings(), model.get_output_embeddings()):
             nn.init.normal_(table.weight, std=0.02)
         return model
+
+    @torch.no_grad()
+    def _is_causal(self) -> bool:
+        """Whether the first output ignores the second input: some of the library's models do not.
+
+        Such a model would see the tokens that it has to guess.
+        """
+        ramp = torch.linspace(-1, 1, self.model.get_input_embeddings().weight.shape[1])
+        inputs = torch.stack([torch.stack([ramp, ramp]), torch.stack([ramp, -ramp])])
+        with eval_mode(self.model):
+            first = self.model(inputs_embeds=inputs, use_cache=False).logits[:, 0]
+        difference = float((first[0] - first[1]).abs().max())
+        return difference <= 1e-4 * float(first.abs().max())
 
     def log_probs(
         self, tokens: Shaped[Tensor, "B N"], cond: Float[Tensor, "..."] | None = None

@@ -14,6 +14,7 @@ from qvae.data.base import DataModule
 from qvae.data.tokens import TokenData
 from qvae.errors import QvaeError, UsageError
 from qvae.priors.base import build_prior
+from qvae.priors.draw import Sampler
 from qvae.priors.independent import IndependentPrior
 from qvae.train import TrainSettings
 
@@ -31,6 +32,7 @@ def check_values(recipe: Recipe, *, device: str = "auto") -> None:
         UsageError: names the section and the rule.
     """
     _explained("train", lambda: TrainSettings(**recipe.train, seed=recipe.seed, device=device))
+    _explained("sample", lambda: Sampler(**recipe.sample))
     for part in ("bottleneck", "likelihood") if recipe.model else ():
         arguments = dict(recipe.model[part])  # type: ignore[index]
         component = registry.resolve(part, arguments.pop("name"))

@@ -127,7 +127,10 @@ def open_run_data(run: Run, data: str | Path | None = None) -> DataModule:
     module = build_data(load_recipe(run.path / "recipe.yaml", overrides))
     if isinstance(module, TokenData):
         if run.tokenizer is not None and module.tokenizer_hash != run.tokenizer.hash:
-            raise FormatError(f"{module.path}: tokens of another tokenizer than this run's")
+            raise FormatError(
+                f"{module.path}: tokens of tokenizer {module.tokenizer_hash[:12]}, this run's is"
+                f" {run.tokenizer.hash[:12]}"
+            )
         return module
     use_conditions = getattr(module, "use_conditions", None)
     if use_conditions is not None:

@@ -1,12 +1,12 @@
 """Evaluation on the valid split: no gradient, eval mode, the same noise every time."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
+from qvae.eval_mode import eval_mode
 from qvae.train.engine import Engine
 from qvae.train.order import noise_seed
 from qvae.train.settings import TrainSettings
@@ -43,7 +43,7 @@ def evaluate(
     size = max(1, settings.batch_size // settings.accumulate)
     starts = range(0, count, size)
     sums: dict[str, float] = {}
-    with _eval_mode(model):
+    with eval_mode(model):
         for i in range(0, len(starts), engine.world):
             if should_stop():
                 return None
@@ -59,14 +59,3 @@ def evaluate(
             for name, value in loss_values(loss).items():
                 sums[name] = sums.get(name, 0.0) + value * len(batch) * is_mine
     return {name: value / count for name, value in engine.total(sums).items()}
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
