@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,22 @@ def test_an_error_while_reading_ahead_is_raised(tmp_path):
     with pytest.raises(DataError, match="sample 7 is broken"):
         run_of(tmp_path, (Failing(toy_data(45)), None))
     assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.04])
+def test_only_what_is_slow_is_read_ahead(tmp_path, seconds, monkeypatch):
+    monkeypatch.setattr("qvae.train.sources._QUICK", 0.02)  # the type checker is slow
+    readers = []
+
+    class Timed(Rows):
+        def batch(self, indices):
+            readers.append(threading.current_thread().name)
+            time.sleep(seconds)
+            return super().batch(indices)
+
+    run_of(tmp_path, (Timed(toy_data(45)), None), steps=8)
+    assert len(readers) == 8
+    assert any("qvae-read" in name for name in readers) == bool(seconds)
 
 
 # --- files and arguments -----------------------------------------------------------------------

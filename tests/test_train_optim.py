@@ -10,11 +10,12 @@ from torch import nn
 
 from qvae.errors import FormatError, UsageError
 from qvae.train import TrainSettings
+from qvae.train.adamw import step_fused
 from qvae.train.average import WeightAverage
 from qvae.train.muon import Muon, orthogonalize
 from qvae.train.optim import build_optimizers, group_parameters
 from qvae.train.order import epoch_permutation, noise_seed, step_indices
-from qvae.train.step import ClipState
+from qvae.train.step import ClipState, total_norm
 from train_toy import Toy
 
 CPU = torch.device("cpu")
@@ -238,6 +239,36 @@ def test_adamw_against_numpy():
         weight = weight * (1 - 0.01 * t * 0.1)
         weight -= 0.01 * t * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
     np.testing.assert_allclose(model.weight.detach().numpy(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_torchs_own_to_the_bit():
+    def trained(step):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 10), nn.Linear(10, 10)).double()
+        model[:2].float()  # parameters of two kinds, until the last one is left out
+        groups = [
+            {"params": [model[0].weight, model[1].weight], "weight_decay": 0.1},
+            {"params": [model[0].bias, model[1].bias, *model[2].parameters()]},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.0, fused=True)
+        for i in range(8):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            if i > 2:
+                model[2].weight.grad = model[2].bias.grad = None
+            if i == 5:
+                model[0].weight.grad = model[1].weight.grad = None
+            step(optimizer)
+        return [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+
+    pairs = zip(trained(step_fused), trained(lambda o: o.step()), strict=True)
+    assert all(one.equal(other) for one, other in pairs)
+
+
+def test_the_norm_is_torchs_own_to_the_bit():
+    gradients = [torch.randn(70, 50), torch.randn(3), torch.randn(4, 3, 5, 5)]
+    assert total_norm(gradients) == float(torch.nn.utils.get_total_norm(gradients))
+    assert total_norm([]) == 0.0
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -102,7 +102,7 @@ class Gaussian(Bottleneck):
         penalty, metrics = self.aid(z, mean, log_var, mask)
         cells = kl if mask is None else torch.where(mask[..., None], kl, torch.zeros_like(kl))
         by_dim = cells if cells.ndim == 2 else cells.flatten(1, -2).sum(1)
-        active = (by_dim.detach().mean(0) > 0.01).float().sum()
+        active = (by_dim.detach().mean(0) > 0.01).sum()
         return Latent(
             z=z.to(z_e.dtype),
             rate=rate,

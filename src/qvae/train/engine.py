@@ -1,6 +1,7 @@
 """Device, precision and processes. The only file of training that knows torch.distributed."""
 
 import contextlib
+import functools
 import gc
 import inspect
 import os
@@ -149,7 +150,11 @@ class Engine:
             torch.mps.manual_seed(number)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Compute in bf16 where that is the run's precision."""
+        """Compute in bf16 where that is the run's precision; not within itself."""
+        return self._autocast
+
+    @functools.cached_property
+    def _autocast(self) -> AbstractContextManager[None]:
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 

@@ -89,8 +89,7 @@ class Loop:
             self._evaluate_if_due()
         while self.step < settings.steps:
             self._take_step()
-            bar.update(1)
-            bar.set_postfix_str(self._summary(), refresh=False)
+            self._show(bar)
             is_last = self.step == settings.steps
             self._stop_if_told()
             if self.step % settings.save_every == 0 or is_last:
@@ -117,6 +116,8 @@ class Loop:
         count = self.settings.accumulate
         if len(batch) < count:  # an iterable may give any size
             count = len(batch)
+        if count == 1:
+            return [place(batch, self.engine)]
         bounds = [i * len(batch) // count for i in range(count + 1)]
         parts = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
         return [place(select(batch, part), self.engine) for part in parts]
@@ -158,10 +159,13 @@ class Loop:
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._began
 
-    def _summary(self) -> str:
-        shown = ("loss", "nll", "rate")
-        row = self.last_row
-        return " ".join(f"{n} {row[n]:.4g}" for n in shown if isinstance(row.get(n), float))
+    def _show(self, bar: "tqdm[Any]") -> None:
+        if bar.disable:
+            return
+        shown, row = ("loss", "nll", "rate"), self.last_row
+        words = [f"{n} {row[n]:.4g}" for n in shown if isinstance(row.get(n), float)]
+        bar.set_postfix_str(" ".join(words), refresh=False)
+        bar.update(1)
 
     def _signal(self) -> int:
         return self.engine.largest(self.stop.number)

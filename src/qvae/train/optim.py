@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from qvae.errors import FormatError
+from qvae.train.adamw import step_fused
 from qvae.train.muon import Muon
 from qvae.train.settings import TrainSettings
 
@@ -104,7 +105,10 @@ class Optimizers:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.step()
+            if isinstance(optimizer, AdamW):
+                step_fused(optimizer)
+            else:
+                optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
         """Return the state under names ``parameter/key``."""

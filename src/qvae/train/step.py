@@ -15,7 +15,7 @@ from qvae.train.order import noise_seed
 from qvae.train.settings import TrainSettings
 from qvae.types import Batch, Loss
 
-__all__ = ["ClipState", "StepResult", "Stepper", "call_hook", "loss_values"]
+__all__ = ["ClipState", "StepResult", "Stepper", "call_hook", "loss_values", "total_norm"]
 
 _CLIP_WARMUP = 20
 _CLIP_DECAY = 0.98
@@ -55,15 +55,24 @@ class StepResult:
 
 def loss_values(loss: Loss) -> dict[str, float]:
     """Read a loss as plain numbers, with one transfer from the device."""
-    tensors = {name: value.detach() for name, value in loss.metrics.items()}
-    tensors["loss"] = loss.total.detach()
+    device = loss.total.device
+    tensors = {"loss": loss.total.detach()}
     for name in ("nll", "rate", "penalty"):
         tensors[name] = getattr(loss, name).detach().float().mean()
-    kind = torch.float32 if loss.total.device.type == "mps" else torch.float64
-    row = torch.stack([torch.as_tensor(t).to(loss.total.device, kind) for t in tensors.values()])
-    named = dict(zip(tensors, row.tolist(), strict=True))
-    first = {name: named.pop(name) for name in ("loss", "nll", "rate", "penalty")}
-    return {**first, **named}
+    tensors |= {n: v for n, v in loss.metrics.items() if n not in tensors}
+    if device.type == "cpu":  # nothing to gather: each number is where it is read
+        return {name: float(value) for name, value in tensors.items()}
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    row = torch.stack([torch.as_tensor(t).detach().to(device, kind) for t in tensors.values()])
+    return dict(zip(tensors, row.tolist(), strict=True))
+
+
+def total_norm(gradients: list[Tensor]) -> float:
+    """Return the norm of all gradients, which are on one device, as if they were one vector."""
+    if not gradients:
+        return 0.0
+    norms = torch._foreach_norm(gradients)
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 class Stepper:
@@ -121,7 +130,7 @@ class Stepper:
         self.optimizers.zero_grad()
         values = self.engine.mean(self._backward(step, micro_batches))
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        norm = total_norm(gradients)
         values["grad_norm"] = norm
         if not self.engine.all_true(math.isfinite(values["loss"]) and math.isfinite(norm)):
             for buffer, value in zip(self._volatile, before, strict=True):
@@ -142,7 +151,8 @@ class Stepper:
             with engine.no_sync(self._wrapped, is_last=is_last):
                 with engine.autocast():
                     loss = self._wrapped(replace(batch, step=torch.tensor(step)))
-                (loss.total.float() * share).backward()
+                total = loss.total.float()
+                (total if share == 1 else total * share).backward()
             for name, value in loss_values(loss).items():
                 sums[name] = sums.get(name, 0.0) + share * value
         return sums
