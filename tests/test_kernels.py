@@ -397,6 +397,7 @@ TILES = {
     "too wide": lambda: (normal(9, 513), normal(70, 513, seed=1)),
     "one code": lambda: (normal(130, 8), normal(1, 8, seed=1)),
     "full tiles": lambda: (normal(128, 16), normal(128, 16, seed=1)),
+    "equal bars across tiles": lambda: tied(64, 3000, 1),
 }
 
 

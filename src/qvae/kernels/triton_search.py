@@ -37,7 +37,9 @@ _UP = 1.001
 _OPEN = 64
 """Rows of a program of ``_decide``."""
 _FEW, _MANY = 8, 128
-"""Rows and codes of a program of ``_exhaust``."""
+"""Rows of a program of ``_exhaust``, and the codes that it sees at a time."""
+_PROGRAMS = 2048
+"""Of ``_exhaust``, about, where there are few rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,11 @@ class Launch:
 
 
 CONFIGS = (
-    Launch(128, 64, 8, 3, 128),
+    Launch(128, 64, 4, 3),
+    Launch(128, 64, 4, 4),
+    Launch(128, 64, 4, 3, 168),
     Launch(128, 64, 8, 4, 128),
     Launch(128, 128, 8, 3),
-    Launch(128, 128, 8, 2),
-    Launch(256, 64, 8, 3),
-    Launch(128, 64, 4, 3),
     Launch(64, 128, 4, 3),
     Launch(64, 64, 4, 4, 128),
 )
@@ -189,9 +190,17 @@ def _half_up(x: Tensor) -> Tensor:
 
 
 def _run_exhaust(z: Tensor, codebook: Tensor, rows: Tensor, winner: Tensor) -> None:
-    """Search some rows as the definition says it, from any winners that they have."""
-    _exhaust[(triton.cdiv(len(rows), _FEW),)](
-        *(z, codebook, codebook.T.contiguous(), rows, winner, len(rows), len(codebook)),
+    """Search some rows as the definition says it, from any winners that they have.
+
+    Few rows would leave most of a GPU idle, so then programs share the codes of a row.
+    """
+    blocks, tiles = triton.cdiv(len(rows), _FEW), triton.cdiv(len(codebook), _MANY)
+    parts = max(1, min(_PROGRAMS // blocks, tiles))
+    distances = torch.empty(parts, len(rows), dtype=torch.float64, device=z.device)
+    places = torch.empty(parts, len(rows), dtype=torch.int64, device=z.device)
+    _exhaust[(blocks, parts)](
+        *(z, codebook, codebook.T.contiguous(), rows, winner, distances, places),
+        *(len(rows), len(codebook), triton.cdiv(tiles, parts)),
         DIM=z.shape[1],
         ROWS=_FEW,
         CODES=_MANY,
@@ -199,6 +208,8 @@ def _run_exhaust(z: Tensor, codebook: Tensor, rows: Tensor, winner: Tensor) -> N
         TINY=z.shape[1] * 2.0**-120,
         enable_fp_fusion=False,
     )
+    is_far = distances > distances.amin(0)
+    winner[rows] = places.masked_fill(is_far, len(codebook)).amin(0)
 
 
 def _moved_program(
@@ -240,6 +251,12 @@ def _lost_program(moved: Value) -> Value:
     """The squared norm of what float16 loses."""
     lost = moved - moved.to(tl.float16).to(tl.float32)
     return tl.sum(lost * lost, axis=1)
+
+
+def _band_program(bounds: Value, code: Value, norm: Value, residue: Value, shrink: Value) -> Value:
+    """How wrong the score of a code can be, for a row each."""
+    at = bounds + code.to(tl.int64) * 3
+    return tl.load(at) * norm + tl.load(at + 1) * residue + tl.load(at + 2) * shrink
 
 
 def _search_program(
@@ -329,9 +346,13 @@ def _search_program(
     third = tl.minimum(third, tl.min(lowest, axis=1))
 
     code = tile_1 * CODES + column_1
-    band = tl.load(bounds + code.to(tl.int64) * 3) * norm
-    band += tl.load(bounds + code.to(tl.int64) * 3 + 1) * residue
-    band += tl.load(bounds + code.to(tl.int64) * 3 + 2) * shrink
+    band = _band(bounds, code, norm, residue, shrink)
+    # Of two codes with the same lowest bar, one may have given the tile and the other the column:
+    # both are among the four where tiles and columns meet, and so is the band that counts.
+    crossed = _band(bounds, tile_1 * CODES + column_2, norm, residue, shrink)
+    crossed = tl.maximum(crossed, _band(bounds, tile_2 * CODES + column_1, norm, residue, shrink))
+    crossed = tl.maximum(crossed, _band(bounds, tile_2 * CODES + column_2, norm, residue, shrink))
+    band = tl.where(second > first, band, tl.maximum(band, crossed))
     end = first + band * 2.001 + norm * norm / shrink * SLACK
     doubt = tl.where(second > end, 0, tl.where(third > end, 1, 2))
     in_rows = row < num_rows
@@ -381,15 +402,18 @@ def _exhaust_program(
     columns: Value,
     some_rows: Value,
     winners: Value,
+    distances: Value,
+    places: Value,
     num_some: Value,
     num_codes: Value,
+    tiles_each: Value,
     DIM: constexpr,
     ROWS: constexpr,
     CODES: constexpr,
     SHORT: constexpr,
     TINY: constexpr,
 ) -> None:
-    """Compare rows with all codes; ``columns`` is the codebook, transposed.
+    """Compare rows with a part of the codes; ``columns`` is the codebook, transposed.
 
     Float32 distances, which have no large terms that cancel, tell which tiles can hold a nearer
     code; these are measured in float64.
@@ -405,7 +429,8 @@ def _exhaust_program(
         difference = x - tl.load(codebook + winner * DIM + step).to(tl.float64)
         nearest = nearest + difference * difference
     nearest = tl.where(nearest == nearest, nearest, infinity)
-    for start in range(0, num_codes, CODES):
+    begin = tl.program_id(1) * tiles_each * CODES
+    for start in range(begin, tl.minimum(begin + tiles_each * CODES, num_codes), CODES):
         code = start + tl.arange(0, CODES)
         exists = code < num_codes
         rough = tl.zeros([ROWS, CODES], tl.float32)
@@ -432,7 +457,9 @@ def _exhaust_program(
             is_better = (here < nearest) | ((here == nearest) & (place < winner))
             winner = tl.where(is_better, place, winner)
             nearest = tl.where(is_better, here, nearest)
-    tl.store(winners + row, winner, mask=in_rows)
+    at = tl.program_id(1).to(tl.int64) * num_some + which
+    tl.store(distances + at, nearest, mask=in_rows)
+    tl.store(places + at, winner, mask=in_rows)
 
 
 def _jit(program: Any) -> Any:
@@ -441,5 +468,5 @@ def _jit(program: Any) -> Any:
 
 
 _moved, _operand = _jit(_moved_program), _jit(_operand_program)
-_up, _lost = _jit(_up_program), _jit(_lost_program)
+_up, _lost, _band = _jit(_up_program), _jit(_lost_program), _jit(_band_program)
 _search, _decide, _exhaust = _jit(_search_program), _jit(_decide_program), _jit(_exhaust_program)

@@ -44,6 +44,7 @@ def forget_peak(device: torch.device | None = None) -> int:
     A process starts with the peak of the one that made it, so a child has to forget it, too.
     """
     if device is not None and device.type == "cuda":
+        torch.cuda.init()  # a process that has not used it yet has no device to ask
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
     held = _bytes("/proc/self/status", "VmRSS:")
