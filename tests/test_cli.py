@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cli_work import make_images, one_sentence, size_of
 from qvae.cli.main import COMMANDS
@@ -100,6 +101,22 @@ def test_init_starts_from_saved_weights(work, call):
     code, out, errors = call("train", "ae.yaml", "--init", "runs/ae", *words)
     assert code == 0, errors
     assert json.loads(out)["step"] == 1
+
+
+def test_a_stranger_s_folder_needs_no_more_than_two_commands(call, tmp_path):
+    folder = tmp_path / "images"
+    make_images(folder)
+    for i, size in enumerate([(19, 30), (100, 41), (64, 64)]):  # no two of one size
+        Image.new("L", size, 40 * i).save(folder / f"{i}.png")
+    first = ["train", "conditional_images", "--data", folder, "--cond", "time:cyclic(12h)"]
+    small = ["--train.steps", 2, "--train.batch_size", 4, "--decoder.hidden", 16]
+    code, _, err = call(*first, "--run", tmp_path / "run", *small)
+    assert code == 0, err
+    code, _, err = call(
+        "sample", tmp_path / "run", "--cond", "time=4:20", "-n", 2, "-o", tmp_path / "out"
+    )
+    assert code == 0, err
+    assert [size_of(file) for file in sorted((tmp_path / "out").iterdir())] == [(64, 64)] * 2
 
 
 def test_print_config_and_recipe_help(work, call):

@@ -76,6 +76,14 @@ def test_clean_clocks_are_found_and_their_colours_read(clean, styles):
     assert np.percentile(clean.ghost, 99) <= 0.05
 
 
+def test_the_faintest_hour_hands_are_read():
+    many = sample_styles(100_000, seed=77)
+    contrast = np.linalg.norm(many.hour_colour - many.face, axis=1)
+    faint = many.take(np.argsort(contrast)[:360])
+    minutes = np.arange(0.0, 720.0, 2.0)
+    assert _error(read_clocks(render_clocks(minutes, faint)), minutes).max() <= 0.3
+
+
 def test_times_between_minutes(styles):
     minutes = np.random.default_rng(RNG_SEED).uniform(0, 720, 400)
     reading = read_clocks(render_clocks(minutes, styles.take(slice(0, 400))))

@@ -362,6 +362,7 @@ def test_the_whole_way_from_a_folder_with_captions(folder, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     small = "--encoder.hidden 16 --encoder.spots 16 --encoder.latents 16 --decoder.hidden 32"
     words = f"{small} --decoder.num_blocks 2 --model.edge_weight 0 --train.eval_samples 16"
+    words += " --data.size null"
     first = ["conditional_images", "--data", folder, "--cond", "caption:text", "--run", "first"]
     second = ["token_prior", "--data", "tokens", "--run", "prior", "--prior.num_layers", "1"]
     shape = "--prior.dim 32 --prior.num_heads 2 --train.batch_size 32 --train.steps 80"

@@ -70,6 +70,7 @@ def test_requests_that_mean_nothing_are_refused(text: str):
         ("4:20", 4 + 1 / 3),
         ("16:20", 4 + 1 / 3),
         ("04:20:30", 4 + 20.5 / 60),
+        ("4h20", 4 + 1 / 3),
         ("0:00", 0),
         ("12:00", 0),
         ("23:59", 11 + 59 / 60),
@@ -84,7 +85,9 @@ def test_times(text: str, hours: float):
     assert parse_value(CLOCK, text) == pytest.approx(hours, abs=1e-12)
 
 
-@pytest.mark.parametrize("text", ["25:61", "24:00", "4:60", "4:20:60", "-4:20", "4:2", "noon", ""])
+@pytest.mark.parametrize(
+    "text", ["25:61", "25h10", "24:00", "4:60", "4:20:60", "-4:20", "4:2", "noon", ""]
+)
 def test_impossible_times_name_value_and_rule(text: str):
     with pytest.raises(UsageError) as caught:
         parse_value(CLOCK, text)

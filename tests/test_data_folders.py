@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from qvae.data.folders import find_files
 from qvae.data.images import Images
+from qvae.errors import DataError
 
 
 def folder_of(path: Path, names: list[str]) -> Path:
@@ -88,3 +90,20 @@ def test_names_that_are_not_utf8_can_be_in_the_metadata(tmp_path):
     # A category that is not UTF-8 must still fit into a model's JSON.
     (tmp_path / "metadata.csv").write_bytes(b"file,n\na.png,\xe9\n\xe9.png,\xe9\nb.png,\xe9\n")
     assert Images(tmp_path, cond="n").spec.conditions[0].categories == ("\\xe9",)
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (b"file_name;time\na.png;4:20\n", "file_name;time"),
+        ("file_name,time\na.png,4:20\n".encode("utf-16"), r"\\xff\\xfef"),
+        (b"", "nothing"),
+    ],
+)
+def test_a_table_without_file_names_is_shown_its_first_line(tmp_path, table, found):
+    folder_of(tmp_path, ["a.png", "b.png", "c.png"])
+    (tmp_path / "metadata.csv").write_bytes(table)
+    with pytest.raises(
+        DataError, match=f"no column with the file names.*its first line says {found}"
+    ):
+        Images(tmp_path)

@@ -16,7 +16,7 @@ from qvae import store
 from qvae.autoencoder import build_autoencoder
 from qvae.errors import DataError, FormatError, TrainingStopped, UsageError
 from qvae.registry import COMPONENTS
-from qvae.train import fit
+from qvae.train import fit, log
 from qvae.train.sources import as_pair
 from qvae.types import Batch, DataSpec
 from train_toy import (
@@ -297,6 +297,15 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_the_bar_is_for_terminals(tmp_path, capfd, progress):
     run_of(tmp_path, steps=3, progress=progress)
     assert ("3/3" in capfd.readouterr().err) == (progress == "force")
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_log_gets_lines_instead_of_a_bar(tmp_path, capfd, monkeypatch, progress):
+    monkeypatch.setattr(log, "_LINE_SECONDS", 0.0)
+    run_of(tmp_path, steps=3, progress=progress)
+    err = capfd.readouterr().err
+    assert [f"{step}/3" in err for step in (1, 2, 3)] == [progress] * 3
+    assert "\r" not in err and "\n\n" not in err
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

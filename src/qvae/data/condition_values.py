@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2})[:h](\d{2})(?::(\d{2}(?:\.\d+)?))?", re.ASCII)
 # How many of a unit make one hour, for clock times such as 4:20.
 _PER_HOUR = {"h": 1.0, "min": 60.0, "s": 3600.0, "d": 1 / 24}
 
@@ -63,7 +63,7 @@ def _number(text: str) -> float:
 
 
 def _cyclic(text: str, period: float, unit: str) -> float:
-    """Read "4:20", "16:20:30", "4.5" or "4.5h" as a number of units modulo the period."""
+    """Read "4:20", "16:20:30", "4h20", "4.5" or "4.5h" as a number of units modulo the period."""
     clock = _CLOCK.fullmatch(text)
     if clock and unit in _PER_HOUR:
         hours, minutes, seconds = int(clock[1]), int(clock[2]), float(clock[3] or 0)

@@ -87,8 +87,10 @@ def _read_metadata(root: Path, name: str) -> tuple[list[str], list[tuple[str, di
     header = [title.strip() for title in lines[0]] if lines else []
     column = next((title for title in _FILE_COLUMNS if title in header), None)
     if column is None:
+        found = printable(", ".join(header))
         raise DataError(
-            f"{where}: no column with the file names; needs one of {', '.join(_FILE_COLUMNS)}"
+            f"{where}: no column with the file names; needs one of {', '.join(_FILE_COLUMNS)}, "
+            f"its first line says {found[:60] or 'nothing'}"
         )
     if len(set(header)) < len(header):
         raise DataError(f"{where}: two columns have the same name, of {', '.join(header)}")

@@ -19,6 +19,8 @@ from qvae.train.engine import Engine
 
 __all__ = ["trained_seconds", "MetricsLog", "Window", "describe_machine", "device_name", "open_bar"]
 
+_LINE_SECONDS = 30.0  # between two lines of progress in a log: a short run leaves it clean
+
 
 class MetricsLog:
     """Append rows to ``metrics.jsonl``, one JSON object a line; a number is written as its repr.
@@ -134,11 +136,34 @@ def _flags() -> list[str]:
     return [flag for flag in wanted if flag in _cpuinfo("flags").split()]
 
 
+class _Lines:
+    """Standard error for a bar that no terminal redraws: what it shows becomes a line of a log."""
+
+    def write(self, text: str) -> None:
+        """Write a line, without what is there to draw over the last one."""
+        if line := text.strip():
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        sys.stderr.flush()
+
+
 @contextlib.contextmanager
 def open_bar(progress: bool | str, *, steps: int, start: int) -> Iterator["tqdm[Any]"]:
-    """Show a progress bar with the time left on a terminal; ``force`` shows it anywhere."""
-    is_shown = progress == "force" or (bool(progress) and sys.stderr.isatty())
-    bar = tqdm(total=steps, initial=start, disable=not is_shown, unit="step", dynamic_ncols=True)
+    """Show the steps and the time left: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        progress: False shows nothing; ``force`` draws the bar wherever standard error goes.
+        steps: of the whole run.
+        start: steps that are done.
+    """
+    options: dict[str, Any] = {"dynamic_ncols": True}
+    if progress != "force" and not sys.stderr.isatty():
+        pause = _LINE_SECONDS
+        options = {"file": _Lines(), "delay": pause, "mininterval": pause, "maxinterval": pause}
+        options |= {"ncols": 0, "leave": False}
+    bar = tqdm(total=steps, initial=start, disable=not progress, unit="step", **options)
     try:
         yield bar
     finally:

@@ -83,7 +83,8 @@ def fit(
         recipe: written to ``recipe.yaml``.
         export: writes ``model/`` at the end, given the model with its averaged weights and the
             path; None writes the ``state_dict`` as safetensors.
-        progress: show a bar on a terminal; ``force`` shows it anywhere.
+        progress: show a bar on a terminal, a line each half minute elsewhere; ``force`` draws
+            the bar anywhere, False shows nothing.
         **settings: the arguments of :class:`~qvae.train.TrainSettings`.
 
     Raises:
