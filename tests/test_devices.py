@@ -10,6 +10,8 @@ import torch
 
 from cases import BOTTLENECKS, QUANTIZERS
 from pretend_cuda import DEVICE, PretendCUDA
+from prior_work import COND, PRIORS, case_name, random_tokens
+from prior_work import make as make_prior
 from qvae.autoencoder import build_autoencoder
 from qvae.codes import _sorted_sums, code_counts, code_sums
 from qvae.tokenizer import Tokenizer
@@ -27,8 +29,6 @@ from test_likelihoods import ALL as LIKELIHOODS
 from test_likelihoods import data, params_for
 from test_networks import PAIRS
 from test_networks import build as build_networks
-from test_prior_contract import COND, PRIORS, case_name, random_tokens
-from test_prior_contract import make as make_prior
 
 
 @pytest.fixture(autouse=True)
