@@ -15,6 +15,7 @@ from tables_continuous import (
 from tables_speed import (
     bench_results,
     decode_results,
+    gpu_results,
     minutes_results,
     step_results,
     vae_step_results,
@@ -46,7 +47,8 @@ GENERATED = {
     ROOT / "docs" / "llm.md": {"llm": llm_results},
     ROOT / "docs" / "clock.md": {"results": clock_results, "minutes": minutes_results},
     ROOT / "docs" / "nearest.md": {
-        "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json")
+        "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json"),
+        "gpu": gpu_results,
     },
     ROOT / "docs" / "quantizers.md": {
         "digits": digits_results,
@@ -62,6 +64,7 @@ GENERATED = {
     ROOT / "docs" / "results.md": {
         "fashion": fashion_results,
         "step": step_results,
+        "step-gpu": lambda: step_results("vqvae_step_cuda.json"),
         "vae-step": vae_step_results,
     },
 }

@@ -7,16 +7,15 @@ from committed import NONE_YET, result, rows_of
 DTYPES = ("float32", "bf16")
 
 
-def step_results():
-    report = result("vqvae_step.json")
+def step_results(name="vqvae_step.json"):
+    report = result(name)
     if report is None:
         return NONE_YET
     machine = report["machine"]
-    lines = [
-        f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s), "
-        f"{report['rounds']} rounds, torch {report['torch']}.",
-        "",
-    ]
+    place = f"{machine['cpu']} ({', '.join(machine['flags'])}), {report['threads']} thread(s)"
+    if "cuda" in name:
+        place = f"{report['device']}, {machine['cpu']} beside it"
+    lines = [f"{place}, {report['rounds']} rounds, torch {report['torch']}.", ""]
     heads = (
         "hidden|pythae float32 ms|ours float32|pythae bf16|ours bf16"
         "|ours bf16 against pythae float32|at equal bf16|at equal float32"
@@ -65,6 +64,31 @@ def bench_results(*names):
             heads = f"N={num} K={size} D={dim}|median ms|best ms|turns|times ours|MB"
             lines += [*rows_of(heads, rows), ""]
     return "\n".join(lines).strip() or NONE_YET
+
+
+def gpu_results():
+    """Milliseconds on a graphics processor, wrong codes of a sample, and memory."""
+    report = result("gpu_nearest.json")
+    if report is None:
+        return NONE_YET
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [f"{report['device']}, {versions}; medians of interleaved rounds, CUDA events.", ""]
+    for shape in report["shapes"]:
+        few, many = (f"{100 * shape['rows in doubt'][name]:.2g} %" for name in ("4", "all"))
+        rows = []
+        for name, it in shape["contestants"].items():
+            if "skipped" in it:
+                rows.append([name, it["skipped"], "", "", ""])
+                continue
+            wrong = "" if it["mismatches"] is None else it["mismatches"]
+            rows.append([name, it["median ms"], it["times ours"], wrong, it["peak MB"]])
+        heads = (
+            f"N={shape['N']:,} K={shape['K']:,} D={shape['D']}"
+            f"|median ms|times ours|wrong of {shape['sample']:,}|MB"
+        )
+        told = f"Compared in float64: {few} of the rows with four codes, {many} with all."
+        lines += [*rows_of(heads, rows), "", told, ""]
+    return "\n".join(lines).strip()
 
 
 def vae_step_results():

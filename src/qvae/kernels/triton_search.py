@@ -168,9 +168,12 @@ def _operands(codes: Codes, width: int, unit: float, tile: int) -> tuple[Tensor,
     half = codes.half * _LIFT**2
     norm = (2 * half).sqrt() * codes.widen
     gamma = (2 * dim + 8 * width + 48) * 2.0**-24 * _UP
-    per_norm = _half_up((residue + gamma * norm) * _UP)
-    per_residue = _half_up((norm + residue) * _UP)
-    flat = norm.square() * ((gamma + codes.eta) * _UP) + (dim + 1) * 2.0**-40
+    # A tensor core aligns a float16 below 2^-14 as if it were that large, so small ones count more.
+    faint = dim**0.5 * 2.0**-14
+    per_norm = _half_up((residue + gamma * (norm + faint)) * _UP)
+    per_residue = _half_up((norm + residue + gamma * faint) * _UP)
+    flat = ((norm + faint).square() * gamma + norm.square() * codes.eta) * _UP
+    flat = flat + unit * (gamma * 2.0**-13 + 2.0**-35) + (dim + 1) * 2.0**-40
     out = codes.moved.new_zeros(-(-size // tile) * tile, width, dtype=torch.float16)
     out[:size, :dim] = -rounded
     rest = half - flat
