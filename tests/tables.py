@@ -9,8 +9,8 @@ from tables_continuous import (
     disent_results,
     paper_results,
     probe_results,
+    rung_results,
     shapes_results,
-    tcvae_results,
 )
 from tables_speed import (
     bench_results,
@@ -41,7 +41,7 @@ GENERATED = {
     },
     ROOT / "docs" / "disentanglement.md": {
         "disent": disent_results,
-        "tcvae": tcvae_results,
+        "rung": rung_results,
         "shapes": shapes_results,
     },
     ROOT / "docs" / "llm.md": {"llm": llm_results},

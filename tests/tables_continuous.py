@@ -148,8 +148,8 @@ def disent_results():
     return "\n".join([*rows_of(["table", "metric", "ours", "`disent`"], lines), "", f"{versions}."])
 
 
-def tcvae_results():
-    report = result("shapes2d_tcvae.json")
+def rung_results():
+    report = result("shapes2d_factor.json")
     if report is None:
         return NONE_YET
     seeds = [str(row["seed"]) for row in report["rows"]]
