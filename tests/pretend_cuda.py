@@ -118,7 +118,8 @@ class PretendCUDA(TorchDispatchMode):
         if options.pop("pin_memory", None):
             raise RuntimeError(f"{name}: pinned memory, without CUDA")
         result = function(*inside, **options)
-        if torch.Tag.inplace_view in function.tags:  # squeeze_: the claim changes its shape, too
+        if is_here and torch.Tag.inplace_view in function.tags:
+            # Such as squeeze_: the claim changes its shape, too.
             with torch._C._DisableTorchDispatch():
                 return function(*args, **kwargs)
         if not is_pretended:

@@ -31,6 +31,17 @@ from test_networks import PAIRS
 from test_networks import build as build_networks
 
 
+class _NoInference(torch.inference_mode):
+    """What is left of inference mode without its kind of tensor: no gradients."""
+
+    def __enter__(self):
+        self.grad = torch.set_grad_enabled(not self.mode)
+        self.grad.__enter__()
+
+    def __exit__(self, *error):
+        self.grad.__exit__(*error)
+
+
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
     """Pretend; the search is the one in plain torch, since Triton's kernels need a real device."""
@@ -42,8 +53,10 @@ def device(monkeypatch):
             return real("cpu" if kind == DEVICE.type else kind, *args, **kwargs)
 
         monkeypatch.setattr(torch, name, known)
-    # A subclass of tensor cannot be made in inference mode.
-    monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.set_grad_enabled(not mode))
+    # A subclass of tensor cannot be made in inference mode. Functions that were decorated with it
+    # hold the class, so the class has to change.
+    for name in ("__enter__", "__exit__"):
+        monkeypatch.setattr(torch.inference_mode, name, getattr(_NoInference, name))
     with PretendCUDA() as pretended:
         yield pretended
 
