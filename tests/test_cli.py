@@ -348,6 +348,33 @@ def test_a_sheet_is_not_read_as_one_clock(drawn, call, tmp_path):
     ]
 
 
+def test_bad_pictures_do_not_keep_the_others_from_being_read(drawn, call, tmp_path):
+    call("clock", "4:20", "16:05", "-n", 1, "-o", tmp_path / "clocks")
+    flat, none = tmp_path / "clocks/05.png", tmp_path / "none.png"
+    Image.new("RGB", (80, 64)).save(flat)
+    words = ["read", none, tmp_path / "clocks", "--json"]
+    code, out, errors = call(*words)
+    found = json.loads(out)
+    assert code == 3 and [Path(row["file"]).name for row in found["readings"]] == [
+        "04-20_0.png",
+        "16-05_0.png",
+    ]
+    sentences = [
+        f"{none}: No such file or directory",
+        f"{flat}: is 80x64 pixels, must be a square of at least 64x64",
+    ]
+    assert [row["error"] for row in found["bad"]] == sentences
+    assert [row["file"] for row in found["bad"]] == [str(none), str(flat)]
+    assert errors.splitlines() == [f"qvae: {sentence}" for sentence in sentences]
+    code, out, _ = call(*words[:-1])
+    assert code == 3 and len(out.splitlines()) == 2
+    code, out, errors = call("read", flat, none)
+    assert code == 3 and not out and len(errors.splitlines()) == 2
+    code, out, errors = call("read", flat, "--json")
+    assert code == 3 and json.loads(out) == {"error": sentences[1], "exit_code": 3}
+    assert one_sentence(errors)
+
+
 @pytest.mark.parametrize("words", [["clock", "4:20"], ["encode", "runs/ae"], ["sample", "runs/ae"]])
 def test_a_dash_is_no_place_to_write(work, call, words):
     code, _, errors = call(*words, "-o", "-")
