@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cli_work import make_images, one_sentence, size_of
-from qvae.cli.main import COMMANDS
+from qvae.cli.main import COMMANDS, main
 from qvae.cli.train import split_overrides
 from qvae.errors import UsageError
 from qvae.registry import COMPONENTS
@@ -400,6 +401,20 @@ def test_clock_in_the_terminal(drawn, call, monkeypatch):
     assert out.count("\N{UPPER HALF BLOCK}") == 32 * 64
     monkeypatch.setenv("COLUMNS", "40")
     assert call("clock", "4:20")[1].count("\N{UPPER HALF BLOCK}") == 16 * 32
+
+
+def test_clock_in_a_terminal_without_half_blocks(drawn, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with open(1, "w", encoding="ascii", closefd=False) as ascii_only:
+        monkeypatch.setattr(sys, "stdout", ascii_only)
+        code = main(["clock", "4:20"])
+    out, errors = capfd.readouterr()
+    lines = out.splitlines()
+    assert code == 0 and not errors and len(lines) == 32
+    pattern = r"\033\[48;2;(\d+);(\d+);(\d+)m "
+    cells = [[[int(n) for n in cell] for cell in re.findall(pattern, line)] for line in lines]
+    picture = np.asarray(sys.modules["qvae.clock"].draw_clocks([260], num=1, seed=0))[0, 0]
+    assert cells == ((picture[::2].astype(int) + picture[1::2]) // 2).tolist()
 
 
 def test_demo_hands_its_options_on(call, monkeypatch):

@@ -51,6 +51,7 @@ from qvae.errors import TrainingStopped
         (["clock", "25:00", "-o", "x.png"], "time must be H:MM"),
         (["clock", "4:20", "-o", "x.jpg"], "a file must end in .png"),
         (["clock", "4:20", "--json"], "--json: needs -o PATH"),
+        (["clock", "4:20", "--scale", "1"], "--scale 1: needs -o PATH"),
         (["eval", "runs/ae", "--clocks", "--data", "x"], "--clocks: takes no --data"),
         (["sample", "runs/ae", "-o", "x", "-n", "-3"], "-n: '-3' must be a whole number >= 1"),
         (["sample", "runs/ae", "-o", "x", "--guidance", "3"], "runs/ae has no prior to guide"),
