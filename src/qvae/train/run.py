@@ -57,6 +57,7 @@ def fit(
     recipe: Mapping[str, Any] | None = None,
     export: Callable[[nn.Module, Path], None] | None = None,
     progress: bool | str = True,
+    tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> TrainResult:
     """Train a model, and leave it in eval mode with the weights that were saved.
@@ -78,6 +79,7 @@ def fit(
             path; None writes the ``state_dict`` as safetensors.
         progress: show a bar on a terminal, a line each half minute elsewhere; ``force`` draws
             the bar anywhere, False shows nothing.
+        tell: called with a sentence once the folder is held and training begins.
         **settings: the arguments of :class:`~qvae.train.TrainSettings`.
 
     Raises:
@@ -115,6 +117,8 @@ def fit(
             _load_weights(model, Path(init))
         machine = describe_machine(engine, seed=options.seed)
         engine.on_main(lambda: fill_folder(run, step=start, recipe=recipe, machine=machine))
+        if engine.is_main:
+            _announce(run, tell, starts_over=resume and checkpoint is None)
         model.train()
         stack.enter_context(frozen(parts))
         stepper = _build_stepper(model, engine, options)
@@ -142,6 +146,12 @@ def _check_processes(settings: TrainSettings, engine: Engine) -> None:
     has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
     if settings.compile and engine.device.type == "cpu" and not has_compiler:
         raise UsageError("compile=True: needs a C++ compiler, and this machine has none")
+
+
+def _announce(run: Path, tell: Callable[[str], None], *, starts_over: bool) -> None:
+    if starts_over:
+        tell(f"{run}: no checkpoint to go on from, so training starts at the beginning")
+    tell(f"run folder {run}")
 
 
 def _find_checkpoint(state: Path, engine: Engine) -> Checkpoint | None:
