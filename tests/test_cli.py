@@ -215,6 +215,7 @@ def test_the_sampler_s_settings_come_from_the_recipe(work, call, tmp_path):
         (["--cond", "tme=4:20"], "did you mean 'time'"),
         (["--cond", "time=25:70"], "time='25:70'"),
         (["--top-p", "7"], "top_p"),
+        (["--length", "3"], "length=3: a grid of 2 axes is always full, needs one"),
     ],
 )
 def test_sample_refuses_what_it_does_not_know(work, call, words, sentence):
@@ -235,6 +236,8 @@ def test_sample_a_vae(work, call):
     assert first == (work / "out/more/000001.png").read_bytes()
     code, _, errors = call("sample", "runs/vae", "-o", "out/x", "--cond", "time=4:20")
     assert code == 2 and "hears no conditions" in errors
+    code, _, errors = call("sample", "runs/vae", "-o", "out/x", "--length", "1")
+    assert code == 2 and "length=1: the prior of z has no such setting" in errors
 
 
 def test_older_files_in_the_folder_are_told_of(work, call, tmp_path):
