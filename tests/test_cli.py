@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cli_work import make_images, one_sentence, size_of
-from qvae.cli.main import COMMANDS
+from qvae.cli.main import COMMANDS, main
 from qvae.cli.train import split_overrides
 from qvae.errors import UsageError
 from qvae.registry import COMPONENTS
@@ -214,6 +215,7 @@ def test_the_sampler_s_settings_come_from_the_recipe(work, call, tmp_path):
         (["--cond", "tme=4:20"], "did you mean 'time'"),
         (["--cond", "time=25:70"], "time='25:70'"),
         (["--top-p", "7"], "top_p"),
+        (["--length", "3"], "length=3: a grid of 2 axes is always full, needs one"),
     ],
 )
 def test_sample_refuses_what_it_does_not_know(work, call, words, sentence):
@@ -234,6 +236,8 @@ def test_sample_a_vae(work, call):
     assert first == (work / "out/more/000001.png").read_bytes()
     code, _, errors = call("sample", "runs/vae", "-o", "out/x", "--cond", "time=4:20")
     assert code == 2 and "hears no conditions" in errors
+    code, _, errors = call("sample", "runs/vae", "-o", "out/x", "--length", "1")
+    assert code == 2 and "length=1: the prior of z has no such setting" in errors
 
 
 def test_older_files_in_the_folder_are_told_of(work, call, tmp_path):
@@ -348,6 +352,33 @@ def test_a_sheet_is_not_read_as_one_clock(drawn, call, tmp_path):
     ]
 
 
+def test_bad_pictures_do_not_keep_the_others_from_being_read(drawn, call, tmp_path):
+    call("clock", "4:20", "16:05", "-n", 1, "-o", tmp_path / "clocks")
+    flat, none = tmp_path / "clocks/05.png", tmp_path / "none.png"
+    Image.new("RGB", (80, 64)).save(flat)
+    words = ["read", none, tmp_path / "clocks", "--json"]
+    code, out, errors = call(*words)
+    found = json.loads(out)
+    assert code == 3 and [Path(row["file"]).name for row in found["readings"]] == [
+        "04-20_0.png",
+        "16-05_0.png",
+    ]
+    sentences = [
+        f"{none}: No such file or directory",
+        f"{flat}: is 80x64 pixels, must be a square of at least 64x64",
+    ]
+    assert [row["error"] for row in found["bad"]] == sentences
+    assert [row["file"] for row in found["bad"]] == [str(none), str(flat)]
+    assert errors.splitlines() == [f"qvae: {sentence}" for sentence in sentences]
+    code, out, _ = call(*words[:-1])
+    assert code == 3 and len(out.splitlines()) == 2
+    code, out, errors = call("read", flat, none)
+    assert code == 3 and not out and len(errors.splitlines()) == 2
+    code, out, errors = call("read", flat, "--json")
+    assert code == 3 and json.loads(out) == {"error": sentences[1], "exit_code": 3}
+    assert one_sentence(errors)
+
+
 @pytest.mark.parametrize("words", [["clock", "4:20"], ["encode", "runs/ae"], ["sample", "runs/ae"]])
 def test_a_dash_is_no_place_to_write(work, call, words):
     code, _, errors = call(*words, "-o", "-")
@@ -373,6 +404,20 @@ def test_clock_in_the_terminal(drawn, call, monkeypatch):
     assert out.count("\N{UPPER HALF BLOCK}") == 32 * 64
     monkeypatch.setenv("COLUMNS", "40")
     assert call("clock", "4:20")[1].count("\N{UPPER HALF BLOCK}") == 16 * 32
+
+
+def test_clock_in_a_terminal_without_half_blocks(drawn, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with open(1, "w", encoding="ascii", closefd=False) as ascii_only:
+        monkeypatch.setattr(sys, "stdout", ascii_only)
+        code = main(["clock", "4:20"])
+    out, errors = capfd.readouterr()
+    lines = out.splitlines()
+    assert code == 0 and not errors and len(lines) == 32
+    pattern = r"\033\[48;2;(\d+);(\d+);(\d+)m "
+    cells = [[[int(n) for n in cell] for cell in re.findall(pattern, line)] for line in lines]
+    picture = np.asarray(sys.modules["qvae.clock"].draw_clocks([260], num=1, seed=0))[0, 0]
+    assert cells == ((picture[::2].astype(int) + picture[1::2]) // 2).tolist()
 
 
 def test_demo_hands_its_options_on(call, monkeypatch):

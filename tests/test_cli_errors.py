@@ -13,6 +13,7 @@ import pytest
 from cli_work import ENVIRONMENT, make_images, one_sentence
 from qvae.cli.train import split_overrides
 from qvae.errors import TrainingStopped
+from qvae.train.lock import run_lock
 
 # -- usage errors ----------------------------------------------------------------------------
 
@@ -51,6 +52,7 @@ from qvae.errors import TrainingStopped
         (["clock", "25:00", "-o", "x.png"], "time must be H:MM"),
         (["clock", "4:20", "-o", "x.jpg"], "a file must end in .png"),
         (["clock", "4:20", "--json"], "--json: needs -o PATH"),
+        (["clock", "4:20", "--scale", "1"], "--scale 1: needs -o PATH"),
         (["eval", "runs/ae", "--clocks", "--data", "x"], "--clocks: takes no --data"),
         (["sample", "runs/ae", "-o", "x", "-n", "-3"], "-n: '-3' must be a whole number >= 1"),
         (["sample", "runs/ae", "-o", "x", "--guidance", "3"], "runs/ae has no prior to guide"),
@@ -117,6 +119,17 @@ def test_a_run_folder_in_use_is_refused(work, call):
     code, _, errors = call("train", "ae.yaml", "--data", "images", "--run", "runs/ae")
     assert code == 2 and "already holds" in errors and one_sentence(errors)
     assert sorted(path.name for path in (work / "runs/ae").rglob("*")) == before
+
+
+def test_the_run_folder_is_named_once_it_is_ours(work, call, tmp_path):
+    words = ["train", "ae.yaml", "--data", "images", "--run", tmp_path / "run", "--resume"]
+    (tmp_path / "run").mkdir()
+    with run_lock(tmp_path / "run"):
+        code, _, errors = call(*words)
+    assert code == 2 and "is in use by process" in errors and one_sentence(errors)
+    assert "run folder" not in errors and "starts at the beginning" not in errors
+    code, _, errors = call(*words)
+    assert code == 0 and f"run folder {tmp_path / 'run'}" in errors
 
 
 # -- data errors -----------------------------------------------------------------------------

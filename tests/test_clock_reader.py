@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -210,8 +211,14 @@ def test_unusable_files_are_named(tmp_path, clocks):
     Image.fromarray(clocks[0][:32, :32]).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "flat.png").read_bytes()[:90])
-    for name in ("flat", "small", "text", "cut"):
-        with pytest.raises(ValueError, match=rf"path must name .*{name}\.png"):
-            load_clock_image(tmp_path / f"{name}.png")
+    whole = (tmp_path / "flat.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[:40] + b"IDAX" + whole[44:])  # a SyntaxError
+    rule = "pixels, must be a square of at least 64x64"
+    unread = "cannot be read as a picture"
+    reasons = {"flat": f"is 64x32 {rule}", "small": f"is 32x32 {rule}", "text": unread}
+    for name, reason in {**reasons, "cut": unread, "torn": unread}.items():
+        path = tmp_path / f"{name}.png"
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {reason}')}$"):
+            load_clock_image(path)
     with pytest.raises(FileNotFoundError):
         load_clock_image(tmp_path / "none.png")

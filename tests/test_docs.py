@@ -126,6 +126,19 @@ def test_commands_that_documents_show_exist(path):
             assert is_file or recipe.startswith("-") or recipe in recipes, f"no recipe {recipe}"
 
 
+def test_a_folder_of_tokens_is_of_the_same_run_in_documents_and_recipes():
+    recipes = sorted((PACKAGE / "recipes").glob("*.yaml"))
+    lines = [words for path in DOCUMENTS for words in command_lines(path)]
+    for path in recipes:
+        shown = re.findall(r"^#.*? qvae (encode .*)$", path.read_text(encoding="utf-8"), re.M)
+        lines += [line.split() for line in shown]
+    runs = {}
+    for words in lines:
+        if words[:1] == ["encode"] and words[3].startswith("runs/"):
+            runs.setdefault(words[3], set()).add(words[1])
+    assert len(runs) >= 2 and all(len(found) == 1 for found in runs.values()), runs
+
+
 def test_the_table_of_a_recipe_s_keys_is_complete():
     text = (ROOT / "docs/file-formats.md").read_text(encoding="utf-8").split("## Recipe")[1]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))

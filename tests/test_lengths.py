@@ -200,6 +200,44 @@ def test_a_short_row_is_coded_at_its_own_price(config):
             encode_tokens(prior, wrong, COND[0])
 
 
+def save_series(run, sizes):
+    """Save a run of a prior over series, untrained, and its tokenizer."""
+    bottleneck = {"name": "fsq", "levels": list(sizes[:1])}
+    if len(sizes) > 1:
+        bottleneck = {"name": "residual", "num_quantizers": len(sizes), "quantizer": bottleneck}
+    parts = {
+        "encoder": {"name": "patch", "patch": 4, "hidden": 8},
+        "bottleneck": bottleneck,
+        "decoder": {"name": "patch", "patch": 4, "hidden": 8},
+        "likelihood": {"name": "gaussian"},
+    }
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(build_autoencoder(parts, DataSpec(shape=(1, 48))).eval())
+    prior = make(TRANSFORMER, sizes, 12 * len(sizes), (), grid=(12,))
+    save_model(prior, run / "model")
+    tokenizer.save_pretrained(run / "tokenizer")
+    return prior, tokenizer
+
+
+@pytest.mark.parametrize("sizes", [(8,), (5, 5)], ids=str)
+def test_the_command_line_draws_a_length(tmp_path, call, sizes):
+    prior, tokenizer = save_series(tmp_path / "run", sizes)
+    words = ["sample", tmp_path / "run", "-n", 2, "-o", tmp_path / "out"]
+    code, _, errors = call(*words, "--length", 6)
+    assert code == 0, errors
+    x = tokenizer.decode(prior.sample(2, lengths=torch.tensor([6, 6])))
+    for i, row in enumerate(x):
+        drawn = np.load(tmp_path / f"out/{i:06d}.npy")
+        assert drawn.shape == (1, 48 * 6 // tokenizer.num_tokens)
+        np.testing.assert_allclose(drawn, row[:, : drawn.shape[1]], atol=1e-6)
+    wrong = [tokenizer.num_tokens + 1] + [3] * (len(sizes) - 1)
+    unit = ", in cells of 2" if len(sizes) > 1 else ""
+    for length in wrong:
+        code, _, errors = call(*words, "--length", length)
+        rule = f"length={length}: must be in 1..{tokenizer.num_tokens}{unit}"
+        assert code == 2 and errors == f"qvae: {rule}\n"
+
+
 def test_series_of_different_lengths_from_files_to_scores(tmp_path):
     """Tokens rise by one from a random start: what is learned has to stop at the length."""
     parts = {

@@ -281,7 +281,7 @@ def test_a_token_of_another_codebook_is_named(config, token, where):
     [
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"temperature": math.nan}, "temperature=nan"),
-        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 0}, "top_k=0: must be a whole number >= 1"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"min_p": 0.0}, "min_p=0.0"),

@@ -1,11 +1,13 @@
 """From logits to tokens: streams of random numbers, inversion, temperature and filters."""
 
+import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from qvae.priors.sampling import filter_logits, invert, pick, uniforms
+from qvae.priors.sampling import check_sampler, filter_logits, invert, pick, uniforms
 
 
 def test_streams_have_prefixes_and_are_uniform():
@@ -55,3 +57,11 @@ def test_however_cold_the_best_is_taken(temperature):
     logits = torch.tensor([[1.0, 2.0, -torch.inf], [9e4, -9e4, 0.0]])
     numbers = torch.tensor([0.0, 0.999], dtype=torch.float64)
     assert pick(logits, numbers, temperature=temperature).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("value", [2.5, 2.0, "3", 0])
+def test_top_k_is_a_whole_number(value):
+    check = inspect.unwrap(check_sampler)  # as users call it: the tests' type checker is not there
+    with pytest.raises(ValueError, match=rf"^top_k={value!r}: must be a whole number >= 1$"):
+        check(top_k=value)
+    check(top_k=np.int64(3))

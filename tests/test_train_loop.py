@@ -110,6 +110,32 @@ def test_nothing_is_saved_when_no_step_was_good(tmp_path):
     assert rows_of(tmp_path)[0]["step"] == 3
 
 
+def test_an_error_before_the_first_step_leaves_nothing(tmp_path):
+    wrong = (Rows(toy_data()[:, :5]), None)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run_of(tmp_path / "above/run", wrong, recipe={"a": 1})
+    assert os.listdir(tmp_path) == []
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    (mine / "recipe.yaml").write_text("mine")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run_of(mine, wrong)
+    assert sorted(os.listdir(mine)) == ["notes.txt", "recipe.yaml"]
+
+
+def test_an_error_after_a_row_keeps_it(tmp_path):
+    class Breaks(Rows):
+        def batch(self, indices):
+            self.reads = getattr(self, "reads", 0) + 1
+            return super().batch(indices if self.reads < 5 else indices + 10**6)
+
+    with pytest.raises(IndexError):
+        run_of(tmp_path / "run", (Breaks(toy_data()), None), save_every=1000)
+    assert sorted(os.listdir(tmp_path / "run")) == ["env.json", "metrics.jsonl"]
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [3]
+
+
 def test_an_infinite_gradient_of_a_finite_loss_is_refused(tmp_path):
     class Steep(Toy):
         def forward(self, batch):

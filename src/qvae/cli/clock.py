@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from qvae.errors import UsageError
 
 __all__ = ["run_clock"]
 
+_HALF = "\N{UPPER HALF BLOCK}"
+
 
 def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     """Draw each time ``-n`` times; ``-o`` is one PNG (a row for each time) or a folder."""
@@ -29,7 +32,7 @@ def run_clock(parser: Parser, words: Sequence[str]) -> Result:
         "-n", type=positive, metavar="N", help="clocks of each time (default: 4; in a FILE.png 1)"
     )
     parser.add_argument(
-        "--scale", type=positive, default=1, metavar="N", help="pixels for one (default: 1)"
+        "--scale", type=positive, metavar="N", help="pixels for one, in files (default: 1)"
     )
     parser.add_argument(
         "-o",
@@ -44,6 +47,8 @@ def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     minutes = [parse_time(text) for text in args.times]
     if args.output is None and args.json:
         raise UsageError("--json: needs -o PATH, a picture in the terminal is no JSON")
+    if args.output is None and args.scale is not None:
+        raise UsageError(f"--scale {args.scale}: needs -o PATH, the terminal has its own size")
     is_file = _is_file(args.output) if args.output is not None else False
     if args.output is not None:
         check_output(Path(args.output).parent if is_file else args.output)
@@ -54,7 +59,8 @@ def run_clock(parser: Parser, words: Sequence[str]) -> Result:
     pictures = np.asarray(draw_clocks(minutes, num=num, seed=args.seed or 0))
     if args.output is None:
         return Result(text="\n\n".join(_terminal(row) for row in pictures))
-    pictures = pictures.repeat(args.scale, axis=2).repeat(args.scale, axis=3)
+    scale = args.scale or 1
+    pictures = pictures.repeat(scale, axis=2).repeat(scale, axis=3)
     files = _save_sheet if is_file else _save_folder
     written = files(pictures, Path(args.output), args.times)
     times = [format_time(value) for value in minutes]
@@ -95,16 +101,35 @@ def _save_folder(pictures: np.ndarray, path: Path, times: Sequence[str]) -> list
 
 
 def _terminal(row: np.ndarray) -> str:
-    """Draw a row of pictures ``[n, H, W, 3]`` with half blocks: two pixels in one character."""
+    """Draw a row of pictures ``[n, H, W, 3]``, two pixels above each other in one character."""
     columns = max(2, shutil.get_terminal_size().columns)
     step = 1 if columns >= row.shape[2] else 2
     fits = max(1, columns * step // row.shape[2])
     picture = np.concatenate(list(row[:fits]), axis=1)[::step, ::step]
+    cell = _halves if _can_show(_HALF) else _mean
     lines = []
     for top, bottom in zip(picture[::2], picture[1::2], strict=True):
-        cells = [
-            f"\033[38;2;{a[0]};{a[1]};{a[2]}m\033[48;2;{b[0]};{b[1]};{b[2]}m\N{UPPER HALF BLOCK}"
-            for a, b in zip(top, bottom, strict=True)
-        ]
+        cells = [cell(a, b) for a, b in zip(top.tolist(), bottom.tolist(), strict=True)]
         lines.append("".join(cells) + "\033[0m")
     return "\n".join(lines)
+
+
+def _halves(top: Sequence[int], bottom: Sequence[int]) -> str:
+    return f"{_colour(38, top)}{_colour(48, bottom)}{_HALF}"
+
+
+def _mean(top: Sequence[int], bottom: Sequence[int]) -> str:
+    """Show two pixels where there is no half block: a space on the mean of both."""
+    return f"{_colour(48, [(a + b) // 2 for a, b in zip(top, bottom, strict=True)])} "
+
+
+def _colour(ground: int, rgb: Sequence[int]) -> str:
+    return "\033[{};2;{};{};{}m".format(ground, *rgb)
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

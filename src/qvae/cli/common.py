@@ -34,6 +34,8 @@ class Result:
 
     data: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
+    exit_code: int = 0
+    """Not 0 where a part of the work could not be done, and the result is of the rest."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -67,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("qvae").addHandler(handler)
     try:
         with _sigterm_raises():
-            _write(_dispatch(words), wants_json)
-        return 0
+            result = _dispatch(words)
+            _write(result, wants_json)
+        return result.exit_code
     except SystemExit as leaving:  # argparse has printed a command's help
         return int(leaving.code or 0)
     except BrokenPipeError:  # whoever read our output has seen enough

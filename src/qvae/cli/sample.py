@@ -33,6 +33,12 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
         metavar="NAME=VALUE",
         help="what to tell the model, such as time=4:20; may be repeated",
     )
+    parser.add_argument(
+        "--length",
+        type=positive,
+        metavar="N",
+        help="tokens of each sample, on a grid of one axis (default: all)",
+    )
     _add_sampler(parser)
     _add_inpainting(parser)
     add_common(parser, "device", "precision", "threads", "seed")
@@ -62,6 +68,7 @@ def run_sample(parser: Parser, words: Sequence[str]) -> Result:
             seed=args.seed or 0,
             settings=settings,
             inpaint=inpaint,
+            length=args.length,
             tell=note,
         )
     files = save_samples(x, output_folder(args.output))

@@ -79,20 +79,25 @@ def load_clock_image(path: str | os.PathLike[str]) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is no picture, not square, or smaller than 64x64.
     """
+    picture = _open(path)
+    width, height = picture.size
+    if width != height or width < SIZE:
+        raise ValueError(
+            f"{os.fspath(path)}: is {width}x{height} pixels, must be a square of at least "
+            f"{SIZE}x{SIZE}"
+        )
+    return np.array(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
-            if width != height or width < SIZE:
-                raise ValueError(
-                    f"path must name a square picture of at least {SIZE}x{SIZE} pixels, "
-                    f"got {os.fspath(path)!r} of {width}x{height}"
-                )
-            rgb = picture.convert("RGB")
-            return np.array(rgb.resize((SIZE, SIZE), Image.Resampling.BOX))
-    except (OSError, Image.DecompressionBombError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"path must name a readable picture, got {os.fspath(path)!r}") from error
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise
+    # Decoders raise these on a damaged file, and not one of them names it.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{os.fspath(path)}: cannot be read as a picture") from error
 
 
 def _read_chunk(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ are summed in another order; a draw that falls within such a rounding (about 1e-
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -69,8 +70,8 @@ def check_sampler(
     """
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be >= 0 and finite")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: must be >= 1")
+    if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: must be a whole number >= 1")
     for name, value in (("top_p", top_p), ("min_p", min_p)):
         if value is not None and not 0 < value <= 1:
             raise ValueError(f"{name}={value}: must be in (0, 1]")

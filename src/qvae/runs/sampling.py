@@ -19,7 +19,7 @@ from qvae.priors.unigram import Unigram
 from qvae.runs.files import read_sample
 from qvae.runs.inpainting import keep_tokens, region_mask
 from qvae.runs.loading import Run, open_run_data, told_row
-from qvae.runs.tokens import batches_of, token_bar
+from qvae.runs.tokens import batches_of, cut, token_bar
 from qvae.tokenizer import Tokenizer
 from qvae.types import DataSpec
 
@@ -47,6 +47,7 @@ def sample_run(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     inpaint: InPaint | None = None,
+    length: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Float[Tensor, "B *CS"]:
     """Draw samples; sample i depends on the model, the conditions, the settings and (seed, i).
@@ -61,16 +62,21 @@ def sample_run(
         settings: temperature, top_k, top_p, min_p, guidance; what is not named comes from the
             ``sample`` section of the run's recipe.
         inpaint: keep the tokens of a given sample, but for those of a part of it.
+        length: tokens of each sample, whole cells of a grid with one axis; None is all. What comes
+            back is shorter in proportion.
         tell: called with a sentence when something other than a prior is sampled.
 
     Raises:
-        UsageError: an unknown condition or value, or a model that cannot be sampled.
+        UsageError: an unknown condition or value, a length that cannot be, or a model that cannot
+            be sampled.
         DataError: the sample to in-paint cannot be read.
     """
     row = told_row(run, cond or {}, tell=tell)
     rows = None if row is None else row.expand(num, len(row))
     options = {**(run.recipe.sample if run.recipe else {}), **(settings or {})}
     options |= _kept(run, inpaint, rows)
+    if length is not None:
+        options["length"] = length
     if isinstance(run.model, Prior):
         return _by_prior(run.model, run.require_tokenizer(), num, rows, seed=seed, **options)
     if run.tokenizer is not None:
@@ -104,11 +110,32 @@ def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, T
 
 
 def _by_prior(
-    prior: Prior, tokenizer: Tokenizer, num: int, cond: Tensor | None, **options: Any
+    prior: Prior,
+    tokenizer: Tokenizer,
+    num: int,
+    cond: Tensor | None,
+    *,
+    length: int | None = None,
+    **options: Any,
 ) -> Tensor:
+    if length is not None:
+        _check_length(length, tokenizer)
+        options["lengths"] = torch.full((num,), length)
     with token_bar("sample") as report:
         tokens = prior.sample(num, cond, on_step=report, **options)
-    return tokenizer.decode(tokens, cond).cpu()
+    x = tokenizer.decode(tokens, cond).cpu()
+    return x if length is None else cut(x, length, tokenizer.num_tokens)
+
+
+def _check_length(length: int, tokenizer: Tokenizer) -> None:
+    """Refuse what token files refuse: part of a cell, and a grid of several axes."""
+    most, cell = tokenizer.num_tokens, len(tokenizer.codebook_sizes)
+    if len(tokenizer.grid) != 1:
+        axes = len(tokenizer.grid)
+        raise UsageError(f"length={length}: a grid of {axes} axes is always full, needs one")
+    if not 1 <= length <= most or length % cell:
+        unit = f", in cells of {cell}" if cell > 1 else ""
+        raise UsageError(f"length={length}: must be in 1..{most}{unit}")
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from qvae.data.tokens import TokenData, TokenWriter
 from qvae.tokenizer import Tokenizer
 from qvae.types import Batch
 
-__all__ = ["batches_of", "decode_tokens", "encode_data", "save_samples", "token_bar"]
+__all__ = ["batches_of", "cut", "decode_tokens", "encode_data", "save_samples", "token_bar"]
 
 _BATCH = 256
 
@@ -122,7 +122,12 @@ def _cut(
 ) -> Iterator[Float[Tensor, "1 C _"]]:
     """Leave out of each sample what its padding was decoded to."""
     for row, length in enumerate(lengths.tolist()):
-        yield x[row : row + 1, :, : x.shape[2] * length // tokens.num_tokens]
+        yield cut(x[row : row + 1], length, tokens.num_tokens)
+
+
+def cut(x: Float[Tensor, "B C S"], length: int, num_tokens: int) -> Float[Tensor, "B C _"]:
+    """Keep what ``length`` of a sample's ``num_tokens`` tokens were decoded to."""
+    return x[..., : x.shape[-1] * length // num_tokens]
 
 
 def save_samples(x: Float[Tensor, "B *CS"], folder: str | Path, *, start: int = 0) -> list[Path]:

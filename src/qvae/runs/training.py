@@ -61,7 +61,7 @@ def train_recipe(
         init: a model or run folder to take the first weights from; every name must match.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: as in :func:`qvae.train.fit`.
-        tell: called with a sentence when everything is checked and training begins.
+        tell: as in :func:`qvae.train.fit`.
 
     Raises:
         UsageError: an argument breaks its rule, or the folder is in use; nothing is written then.
@@ -80,11 +80,8 @@ def train_recipe(
     model = build_model(recipe, data)
     if init is not None:
         _load_weights(model, Path(init))
-    if resume and not _holds_step(Path(run)):
-        tell(f"{run}: no checkpoint to go on from, so training starts at the beginning")
     tokenizer = _tokenizer_folder(data) if recipe.prior or recipe.llm else None
     export = partial(_export, tokenizer=tokenizer, text=getattr(data, "text", None))
-    tell(f"run folder {run}")
     return fit(
         model,
         data,
@@ -93,6 +90,7 @@ def train_recipe(
         recipe=recipe.resolved(),
         export=export,
         progress=progress,
+        tell=tell,
         **recipe.train,
         seed=recipe.seed,
         device=device,

@@ -16,19 +16,12 @@ from torch import nn
 from qvae import store
 from qvae.errors import TrainingStopped, UsageError
 from qvae.train.average import WeightAverage
-from qvae.train.checkpoint import (
-    Checkpoint,
-    clear_leftovers,
-    latest_checkpoint,
-    open_checkpoint,
-    saved_steps,
-)
+from qvae.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint, saved_steps
 from qvae.train.engine import Engine, own_random_numbers, running_engine
-from qvae.train.files import write_text
+from qvae.train.folder import fill_folder, open_folder
 from qvae.train.frozen import find_parts, frozen
 from qvae.train.interrupt import StopFlag
-from qvae.train.lock import run_lock
-from qvae.train.log import MetricsLog, describe_machine, open_bar
+from qvae.train.log import describe_machine, open_bar
 from qvae.train.loop import Loop
 from qvae.train.optim import build_optimizers
 from qvae.train.settings import TrainSettings, changed_settings
@@ -36,7 +29,6 @@ from qvae.train.sources import Feed, as_pair, open_feed
 from qvae.train.state import load_model_state
 from qvae.train.step import Stepper
 from qvae.train.values import check_values, who_needs_unit
-from qvae.yaml_text import dump_yaml
 
 __all__ = ["TrainResult", "fit"]
 
@@ -65,6 +57,7 @@ def fit(
     recipe: Mapping[str, Any] | None = None,
     export: Callable[[nn.Module, Path], None] | None = None,
     progress: bool | str = True,
+    tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> TrainResult:
     """Train a model, and leave it in eval mode with the weights that were saved.
@@ -77,7 +70,8 @@ def fit(
             children's, is called after each step and ``discard_step()`` after a refused one.
         data: a data module, a pair of splits, an array, a sequence or an iterable; see
             :func:`qvae.train.sources.as_pair`.
-        run: folder to write to; made if missing.
+        run: folder to write to; made if missing. An error before anything was logged or saved
+            leaves it as it was.
         resume: go on from the newest whole checkpoint; from the start if there is none.
         init: a model folder (or a run folder) to take the first weights from.
         recipe: written to ``recipe.yaml``.
@@ -85,6 +79,7 @@ def fit(
             path; None writes the ``state_dict`` as safetensors.
         progress: show a bar on a terminal, a line each half minute elsewhere; ``force`` draws
             the bar anywhere, False shows nothing.
+        tell: called with a sentence once the folder is held and training begins.
         **settings: the arguments of :class:`~qvae.train.TrainSettings`.
 
     Raises:
@@ -110,7 +105,7 @@ def fit(
         )
         _check_processes(options, engine)
         stop = stack.enter_context(StopFlag())
-        engine.on_main(lambda: stack.enter_context(_open_folder(run, resume=resume)))
+        engine.on_main(lambda: stack.enter_context(open_folder(run, resume=resume)))
         stack.enter_context(own_random_numbers(engine.device))
         checkpoint = _find_checkpoint(run / "state", engine)
         start = 0 if checkpoint is None else checkpoint.step
@@ -120,7 +115,10 @@ def fit(
             _check_same_run(checkpoint, options, feed, engine)
         elif init is not None:
             _load_weights(model, Path(init))
-        engine.on_main(lambda: _prepare_files(run, start, recipe, engine, options))
+        machine = describe_machine(engine, seed=options.seed)
+        engine.on_main(lambda: fill_folder(run, step=start, recipe=recipe, machine=machine))
+        if engine.is_main:
+            _announce(run, tell, starts_over=resume and checkpoint is None)
         model.train()
         stack.enter_context(frozen(parts))
         stepper = _build_stepper(model, engine, options)
@@ -150,25 +148,10 @@ def _check_processes(settings: TrainSettings, engine: Engine) -> None:
         raise UsageError("compile=True: needs a C++ compiler, and this machine has none")
 
 
-@contextlib.contextmanager
-def _open_folder(run: Path, *, resume: bool) -> Iterator[None]:
-    """Hold the run folder, after checking that nothing in it would be lost."""
-    with ExitStack() as stack:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(run_lock(run))
-        except OSError as error:
-            reason = error.strerror
-            raise UsageError(f"run={str(run)!r}: cannot be written to ({reason})") from error
-        steps = saved_steps(run / "state")
-        held = f"step {steps[0][0]}" if steps else "a model" if (run / "model").exists() else ""
-        if held and not resume:
-            raise UsageError(
-                f"run={str(run)!r} already holds {held}; pass --resume to go on or choose "
-                "another --run"
-            )
-        clear_leftovers(run / "state")
-        yield
+def _announce(run: Path, tell: Callable[[str], None], *, starts_over: bool) -> None:
+    if starts_over:
+        tell(f"{run}: no checkpoint to go on from, so training starts at the beginning")
+    tell(f"run folder {run}")
 
 
 def _find_checkpoint(state: Path, engine: Engine) -> Checkpoint | None:
@@ -206,19 +189,6 @@ def _load_weights(model: nn.Module, init: Path) -> None:
     tied = set(model.state_dict()) - set(own)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
     load_model_state(model, tensors, source=folder)
-
-
-def _prepare_files(
-    run: Path,
-    start: int,
-    recipe: Mapping[str, Any] | None,
-    engine: Engine,
-    settings: TrainSettings,
-) -> None:
-    if recipe is not None:
-        write_text(run / "recipe.yaml", dump_yaml(dict(recipe)))
-    store.write_json(run / "env.json", describe_machine(engine, seed=settings.seed))
-    MetricsLog.cut(run / "metrics.jsonl", step=start)
 
 
 def _build_stepper(model: nn.Module, engine: Engine, settings: TrainSettings) -> Stepper:
