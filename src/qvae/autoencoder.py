@@ -194,14 +194,14 @@ class Autoencoder(nn.Module):
         if tuple(x.shape[1:]) != self.spec.shape:
             raise ValueError(f"x: shape {tuple(x.shape)}, must be (B, *{self.spec.shape})")
         h = self.encoder(x, self._features(cond, len(x)))
-        return self.proj_in(h.movedim(1, -1) if h.ndim > 2 else h).float()
+        return self.proj_in(h.movedim(1, -1)).float()
 
     def decode(
         self, z: Float[Tensor, "B *G D"], cond: Float[Tensor, "B M"] | None = None
     ) -> Float[Tensor, "B *PS"]:
         """Return the likelihood's parameters."""
-        h = self.proj_out(z)
-        return self.decoder(h.movedim(-1, 1) if h.ndim > 2 else h, self._features(cond, len(z)))
+        h = self.proj_out(z).movedim(-1, 1)
+        return self.decoder(h, self._features(cond, len(z)))
 
     def reconstruct(
         self, x: Float[Tensor, "B *CS"], cond: Float[Tensor, "B M"] | None = None

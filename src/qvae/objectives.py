@@ -99,8 +99,7 @@ class RatePrice:
             charged = side * (charged - target)
         elif self.free_bits:
             charged = _with_floor(latent, self.free_bits)
-        weight = self.weight(step)
-        return charged if isinstance(weight, float) and weight == 1 else weight * charged
+        return self.weight(step) * charged
 
 
 def _with_floor(latent: Latent, floor: float) -> Float[Tensor, " B"]:

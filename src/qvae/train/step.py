@@ -151,8 +151,7 @@ class Stepper:
             with engine.no_sync(self._wrapped, is_last=is_last):
                 with engine.autocast():
                     loss = self._wrapped(replace(batch, step=torch.tensor(step)))
-                total = loss.total.float()
-                (total if share == 1 else total * share).backward()
+                (loss.total.float() * share).backward()
             for name, value in loss_values(loss).items():
                 sums[name] = sums.get(name, 0.0) + share * value
         return sums
