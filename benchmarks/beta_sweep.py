@@ -75,7 +75,9 @@ def main() -> None:
         sys.stdout.write("not all betas: no result is written\n")
         return
     seconds = {f"beta{row['beta']:g}_seed{row['seed']}": row.pop("seconds") for row in rows}
-    machine = [row.pop("machine") for row in rows][0]
+    machines = [row.pop("machine") for row in rows]
+    places = dict.fromkeys(machine["processor"] for machine in machines)
+    machine = machines[0] | {"processor": " and ".join(places)}
     head = {"data": "Fashion-MNIST, test split", "unit": "nats/sample", "steps": args.steps}
     write_json(
         args.results / "beta_sweep.json",

@@ -14,8 +14,6 @@ import statistics
 import sys
 from pathlib import Path
 
-import torch
-
 from qvae.config import load_recipe
 from qvae.reports.disentanglement import disentanglement_table, evaluate_disentanglement
 from qvae.reports.machine import describe_machine
@@ -30,12 +28,12 @@ RECIPE = "shapes2d_factor"
 SEEDS = (0, 1, 2)
 
 
-def name_of(device: str) -> str:
-    """Name what trains: the graphics processor, or the processor and its threads."""
-    found = resolve_device(device)
-    if found.type == "cuda":
-        return torch.cuda.get_device_name(found)
-    return f"{describe_machine()['cpu']}, {torch.get_num_threads()} thread(s)"
+def trained_on(run: Path) -> str:
+    """Name what trained a run: the graphics processor, or the processor and its threads."""
+    env = read_json(run / "env.json")
+    if env["device"] == "cpu":
+        return f"{env['processor']}, {env['num_threads']} thread(s)"
+    return str(env["device"])
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def main() -> None:
         if not file.exists():
             opened = open_run(run, device=resolve_device(args.device))
             scores = evaluate_disentanglement(opened, open_run_data(opened))
-            spent = {"seconds": trained_seconds(run), "trained_on": name_of(args.device)}
+            spent = {"seconds": trained_seconds(run), "trained_on": trained_on(run)}
             write_json(file, {"seed": seed, **spent, "scores": scores})
         rows.append(read_json(file))
         sys.stdout.write(f"seed {seed}\n{disentanglement_table(rows[-1]['scores'])}")
