@@ -12,7 +12,7 @@ from qvae.runs.tokens import batches_of
 
 __all__ = ["reproduce"]
 
-_RUNS = (("dynamic", 1), ("dynamic", 5), ("dynamic", 50), ("static", 1), ("static", 50))
+_RUNS = (("dynamic", 1), ("dynamic", 5), ("dynamic", 50), ("static", 1))
 _TABLE = {1: 86.76, 5: 85.54, 50: 84.78}
 """Table 1, MNIST, one stochastic layer, IWAE: recalled, and near what others' code gave."""
 _COLUMNS = ("test NLL", "+- data", "+- draws", "ESS", "ESS < 10", "-ELBO", "active units")
@@ -24,8 +24,8 @@ def reproduce(study: Study) -> Findings:
 
     Paper: Burda et al. 2015, arXiv:1509.00519, section 5 and table 1. Ours differs: AdamW without
     decay under a cosine, a hundred at a time, for far fewer visits; a part of the test samples. The
-    same for every row. Static binarisation is printed beside the paper's dynamic one, since the
-    two differ by more than the models do.
+    same for every row. A VAE on static binarisation stands beside the paper's dynamic one, since
+    the two differ by more than the models do.
     """
     runs = (("dynamic", 1), ("dynamic", 5)) if study.is_quick else _RUNS
     found = {(binarise, k): _score(study, binarise, k) for binarise, k in runs}
