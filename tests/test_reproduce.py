@@ -102,6 +102,17 @@ def test_a_run_is_scored_where_the_study_computes_and_the_table_says_where(
     assert study.scored_on() == "float32, on the processor"
 
 
+def test_steps_given_are_those_of_every_run_and_of_the_folder(pictures, tmp_path, capsys):
+    words = ["reproduce", "aevb", "--data", pictures, "--run", str(tmp_path / "r"), "--quick"]
+    assert main([*words, "--steps", "7", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["protocol"]["training"].startswith("7 steps of ")
+    runs = [file.read_text() for file in tmp_path.glob("r/runs/*/recipe.yaml")]
+    assert len(runs) == 3 and all("steps: 7\n" in text for text in runs)
+    assert main([*words, "--steps", "8"]) == 2
+    assert "holds a study with steps=7" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_disentanglement_table_has_a_column_for_each_protocol(tmp_path, capsys):
     pytest.importorskip("sklearn")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qvae.cli.common import Parser, Result, add_common, check_output, note, parse, prepare
+from qvae.cli.common import Parser, Result, add_common, check_output, note, parse, positive, prepare
 
 __all__ = ["run_reproduce"]
 
@@ -15,6 +15,9 @@ def run_reproduce(parser: Parser, words: Sequence[str]) -> Result:
         "--data", metavar="PATH", help="pictures, as for qvae train; beta-vae makes its own"
     )
     parser.add_argument("--run", metavar="DIR", help="default: runs/reproduce-PAPER")
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="of each training (default: the recipe's)"
+    )
     parser.add_argument("--quick", action="store_true", help="every step in small, for a look")
     add_common(parser, "device", "threads", "seed")
     args = parse(parser, words)
@@ -29,6 +32,7 @@ def run_reproduce(parser: Parser, words: Sequence[str]) -> Result:
         data=args.data,
         is_quick=args.quick,
         seed=args.seed or 0,
+        steps=args.steps,
         device=args.device,
         tell=note,
     )

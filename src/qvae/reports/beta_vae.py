@@ -22,6 +22,7 @@ def reproduce(study: Study) -> Findings:
     metric takes, so each named protocol has a column, and none is chosen.
     """
     recipes = {title: study.recipe(name, {}) for title, name in _RUNS.items()}
+    train = recipes["VAE"].train
     for title, recipe in recipes.items():
         study.score(_RUNS[title], recipe, lambda run, data: {})
     data = Shapes2D()
@@ -51,6 +52,7 @@ def reproduce(study: Study) -> Findings:
         title="beta-VAE, the metric of figure 6, in percent",
         protocol={
             "data": "shapes2d: the specification of dSprites, drawn anew",
+            "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",
             "points": f"{points} to fit each classifier, half as many to score it",
             "protocols": f"{len(PROTOCOLS)}, a column each, all of them shown",
             "seed": study.seed,

@@ -89,6 +89,7 @@ class Study:
         data: path of the data, if the paper's data is not made here.
         is_quick: every step in small: proves the way, shows no number worth printing.
         seed: of every run.
+        steps: of every run, >= 1; None takes the recipes' own.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: as in :func:`qvae.train.fit`.
         tell: called with a sentence as each run starts.
@@ -98,6 +99,7 @@ class Study:
     data: str | None = None
     is_quick: bool = False
     seed: int = 0
+    steps: int | None = None
     device: str = "auto"
     progress: bool | str = True
     tell: Callable[[str], None] = lambda _: None
@@ -120,10 +122,11 @@ class Study:
         return Path(self.require_data()).name
 
     def recipe(self, name: str, changes: Mapping[str, Any]) -> Recipe:
-        """Load a recipe with changes by dotted key, this study's seed, and few steps if quick."""
+        """Load a recipe with changes by dotted key, this study's seed, and its steps or a few."""
         few = {"train.steps": 40, "train.eval_every": 40, "train.eval_samples": 64}
-        pairs = [*changes.items(), *(few.items() if self.is_quick else ()), ("seed", self.seed)]
-        return load_recipe(name, pairs)
+        given = {} if self.steps is None else {"train.steps": self.steps}
+        mine = (few if self.is_quick else {}) | given | {"seed": self.seed}
+        return load_recipe(name, [*changes.items(), *mine.items()])
 
     def score(
         self, name: str, recipe: Recipe, measure: Callable[[Run, Any], Mapping[str, Any]]
@@ -209,6 +212,7 @@ def reproduce_paper(
     data: str | None = None,
     is_quick: bool = False,
     seed: int = 0,
+    steps: int | None = None,
     device: str = "auto",
     progress: bool | str = True,
     tell: Callable[[str], None] = lambda _: None,
@@ -224,6 +228,7 @@ def reproduce_paper(
         data: path of the data.
         is_quick: every step in small.
         seed: of every run.
+        steps: of every run.
         device: where to run.
         progress: whether to show bars.
         tell: called with a sentence as each run starts.
@@ -240,11 +245,13 @@ def reproduce_paper(
         data=data,
         is_quick=is_quick,
         seed=seed,
+        steps=steps,
         device=device,
         progress=progress,
         tell=tell,
     )
-    _claim(folder, {"paper": name, "data": data, "is_quick": is_quick, "seed": seed})
+    facts = {"paper": name, "data": data, "is_quick": is_quick, "seed": seed, "steps": steps}
+    _claim(folder, facts)
     findings: Findings = import_attribute(PAPERS[name])(study)
     machine = {"trained on": study.trained_on(), "scored": study.scored_on()}
     findings = replace(findings, protocol={**findings.protocol, **machine})
