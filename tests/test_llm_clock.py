@@ -350,6 +350,11 @@ def test_the_commands(run, tmp_path, capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == len(list(Path("many").iterdir())) == 2
     assert main(["llm", "read", str(target), "--run", str(run)]) == 0
     assert capsys.readouterr().out.startswith(str(target))
+    Path("notes.png").write_text("no picture")
+    assert main(["llm", "read", "notes.png", str(target), "no.png", "--run", str(run)]) == 3
+    out, errors = capsys.readouterr()
+    assert out.startswith(str(target)) and len(out.splitlines()) == 1
+    assert "qvae: notes.png: " in errors and "qvae: no.png: " in errors
     wrong = [
         (["llm", "paint"], "'paint': qvae llm takes draw or read"),
         (["llm", "draw", "22:10"], "the following arguments are required: -o"),

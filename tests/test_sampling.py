@@ -64,4 +64,11 @@ def test_top_k_is_a_whole_number(value):
     check = inspect.unwrap(check_sampler)  # as users call it: the tests' type checker is not there
     with pytest.raises(ValueError, match=rf"^top_k={value!r}: must be a whole number >= 1$"):
         check(top_k=value)
-    check(top_k=np.int64(3))
+    check(top_k=np.int64(3), temperature=np.float32(0.5))
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "guidance"])
+def test_a_setting_that_is_no_number_is_refused_by_name(name):
+    check = inspect.unwrap(check_sampler)
+    with pytest.raises(ValueError, match=rf"^{name}='0.5': must be a number$"):
+        check(**{name: "0.5"})

@@ -4,9 +4,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qvae.cli.common import Parser, Result, add_common, check_output, parse, positive, prepare
+from qvae.cli.common import (
+    Parser,
+    Result,
+    add_common,
+    check_output,
+    note,
+    parse,
+    positive,
+    prepare,
+)
 from qvae.cli.sample import number
-from qvae.errors import UsageError
+from qvae.errors import DataError, UsageError
 
 __all__ = ["run_llm"]
 
@@ -76,7 +85,10 @@ def _draw(parser: Parser, words: Sequence[str]) -> Result:
 
 
 def _read(parser: Parser, words: Sequence[str]) -> Result:
-    """Print one line a picture: the file, the time, the sentence."""
+    """Print one line a picture: the file, the time, the sentence.
+
+    What cannot be read is named on standard error, and the exit code is then 3.
+    """
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures of clocks")
     _add_run(parser)
     add_common(parser, "threads")
@@ -90,15 +102,24 @@ def _read(parser: Parser, words: Sequence[str]) -> Result:
     from qvae.llm.clock_llm import open_clock_llm
 
     llm = open_clock_llm(run)
-    shape = llm.tokenizer.spec.shape
-    pixels = np.stack([read_pixels(path, shape) for path in args.images])
-    answers = llm.read(torch.from_numpy(pixels).float() / 255)
-    rows = []
-    for path, answer in zip(args.images, answers, strict=True):
-        time, _, sentence = answer.partition(" = ")
-        rows.append({"file": path, "time": time, "sentence": sentence})
-    lines = ["\t".join(row.values()) for row in rows]
-    return Result(data={"run": str(run), "readings": rows}, text="\n".join(lines))
+    files, pictures, rows, bad = [], [], [], []
+    for path in args.images:
+        try:
+            pictures.append(read_pixels(path, llm.tokenizer.spec.shape))
+            files.append(path)
+        except DataError as error:
+            bad.append({"file": path, "error": str(error)})
+            note(f"qvae: {error}")
+    if pictures:
+        answers = llm.read(torch.from_numpy(np.stack(pictures)).float() / 255)
+        for path, answer in zip(files, answers, strict=True):
+            time, _, sentence = answer.partition(" = ")
+            rows.append({"file": path, "time": time, "sentence": sentence})
+    return Result(
+        data={"run": str(run), "readings": rows, "bad": bad},
+        text="\n".join("\t".join(row.values()) for row in rows),
+        exit_code=DataError.exit_code if bad else 0,
+    )
 
 
 def _add_run(parser: Parser) -> None:

@@ -10,7 +10,7 @@ are summed in another order; a draw that falls within such a rounding (about 1e-
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ def check_sampler(
     Raises:
         ValueError: naming the argument, its value and the rule.
     """
+    given = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "guidance": guidance}
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Real):
+            raise ValueError(f"{name}={value!r}: must be a number")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be >= 0 and finite")
     if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
