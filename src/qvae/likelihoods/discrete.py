@@ -44,8 +44,8 @@ class Bernoulli(Likelihood):
         """
         check_shapes(self, params, x)
         check_range(self, x)
-        logits, x = widen(params), widen(x)
-        return (F.softplus(logits) - x * logits).flatten(1).sum(dim=1)
+        nll = F.binary_cross_entropy_with_logits(widen(params), widen(x), reduction="none")
+        return nll.flatten(1).sum(dim=1)
 
     def mean(self, params: Float[Tensor, "B P *S"]) -> Float[Tensor, "B C *S"]:
         """Compute the chance of a 1."""
