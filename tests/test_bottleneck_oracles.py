@@ -189,7 +189,8 @@ def test_a_heap_of_equal_vectors_has_a_certain_code(evenness, gamma, is_certain)
     torch.manual_seed(0)
     z = torch.cat([torch.full((200, 3), 1.5), torch.randn(300, 3)]).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.02)
-    bsq = BSQ(dim=3, whitening="none", evenness=evenness, gamma=gamma).train()
+    weights = {"entropy_weight": 1.0, "gamma": gamma}
+    bsq = BSQ(dim=3, whitening="none", evenness=evenness, **weights).train()
     for _ in range(300):
         optimizer.zero_grad()
         bsq(z).penalty.mean().backward()
@@ -289,7 +290,8 @@ def test_lfq_is_the_sign_and_its_code_the_bits():
 
 
 def test_lfq_s_penalty_is_the_paper_s_loss_but_for_a_constant():
-    lfq, z = LFQ(dim=3, commitment_weight=0.5, entropy_weight=0.2, gamma=0.7), torch.randn(40, 3)
+    weights = {"commitment_weight": 0.5, "entropy_weight": 0.2, "gamma": 0.7}
+    lfq, z = LFQ(dim=3, evenness="entropy", **weights), torch.randn(40, 3)
     q = corner_choice(z, 1.0)
     mean = q.mean(0)
     paper = -torch.xlogy(q, q).sum(1).mean() + 0.7 * torch.xlogy(mean, mean).sum()
@@ -317,7 +319,7 @@ def test_bsq_s_gradient_is_that_of_the_normalisation():
 
 @pytest.mark.parametrize("cls", [LFQ, BSQ])
 def test_signs_stay_balanced_wherever_the_encoder_drifts(cls):
-    quantizer = cls(dim=6).train()
+    quantizer = cls(dim=6, whitening="running").train()
     mix = torch.randn(6, 6)
     for step in range(20):
         z = (torch.randn(256, 6) @ mix) * (1 + 0.01 * step) + 100

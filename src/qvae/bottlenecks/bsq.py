@@ -35,7 +35,7 @@ class BSQ(SignQuantizer):
             stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0.
         group_bits: coordinates whose joint use is measured, 1 to 12.
-        whitening: by ``running`` moments, by mean and one spread of the ``start``, or ``none``.
+        whitening: by mean and one spread of the ``start``, by ``running`` moments, or ``none``.
         evenness: what ``gamma`` weighs, ``entropy`` or ``coverage``; the latter lets frequent
             codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.
 

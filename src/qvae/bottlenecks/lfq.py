@@ -29,13 +29,14 @@ class LFQ(SignQuantizer):
 
     Args:
         dim: number of coordinates, 1 to 62: there are 2^dim codes.
-        commitment_weight: weight of ``||w - sg(sign w)||^2``, w whitened, >= 0.
+        commitment_weight: weight of ``||w - sg(sign w)||^2``, w whitened, >= 0. It leads each
+            vector to the corner that it has, so signs stay what they were at random: 0 is better.
         entropy_weight: weight of both entropies, >= 0.
         gamma: weight of the batch's entropy against that of each vector, >= 0. The papers' 1
             stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0; at 1 a coordinate of 1 is certain to 98 %.
         group_bits: coordinates whose joint use is measured, 1 to 12.
-        whitening: by ``running`` moments, by mean and one spread of the ``start``, or ``none``.
+        whitening: by mean and one spread of the ``start``, by ``running`` moments, or ``none``.
         evenness: what ``gamma`` weighs, ``entropy`` or ``coverage``; the latter lets frequent
             codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.
 
@@ -52,13 +53,13 @@ class LFQ(SignQuantizer):
         self,
         *,
         dim: int = 9,
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 1.0,
+        commitment_weight: float = 0.0,
+        entropy_weight: float = 0.05,
         gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
-        whitening: Whitening = "running",
-        evenness: Evenness = "entropy",
+        whitening: Whitening = "start",
+        evenness: Evenness = "coverage",
     ) -> None:
         super().__init__(
             dim=dim,

@@ -26,16 +26,16 @@ def require_whitening(whitening: str) -> None:
 class SignQuantizer(Quantizer):
     """Code a vector by the signs of its whitened coordinates: bit d is set where d is positive.
 
-    Whitening by running moments (:class:`~qvae.bottlenecks.moments.Moments`) keeps every sign
-    balanced and no two of them correlated, wherever the encoder drifts: without it an encoder
-    whose outputs start on one side of 0 has one code for everything, and no gradient leads away.
-    Codes are decoded to where the encoder's vectors are, ``mean + corner R``.
+    With ``start`` the mean and one spread for all directions are taken off, those of the first
+    step, for good: an encoder starts balanced, else one whose outputs lie on one side of 0 has one
+    code for everything. From then on it may move its heaps away from the signs' borders. Codes are
+    decoded to where the encoder's vectors are, ``mean + corner R``.
 
-    Running moments have a price where many vectors are alike, as those of a white background are:
-    they keep the mean beside that heap, so that its own noise decides its signs; and a direction
-    of small spread is a bit that the decoder hardly sees. With ``start`` only the mean and one
-    spread for all directions are taken off, those of the first step, for good: an encoder starts
-    balanced, and can then move its heaps away from the signs' borders.
+    ``running`` moments (:class:`~qvae.bottlenecks.moments.Moments`) keep every sign balanced and no
+    two of them correlated, wherever the encoder drifts, which brings all codes into use. It has a
+    price where many vectors are alike, as those of a white background are: the mean stays beside
+    that heap, so that its own noise decides its signs; and a direction of small spread is a bit
+    that the decoder hardly sees.
 
     Args:
         dim: number of coordinates L, 1 to 62.
@@ -43,7 +43,7 @@ class SignQuantizer(Quantizer):
         gamma: weight of the second part against the first, >= 0.
         temperature: of q, > 0.
         group_bits: coordinates whose joint use is measured, 1 to 12.
-        whitening: ``running``, ``start`` or ``none``.
+        whitening: ``start``, ``running`` or ``none``.
         evenness: what ``gamma`` weighs: ``entropy`` as above, or ``coverage``, see
             :func:`~qvae.bottlenecks.terms.uncovered`.
     """
@@ -54,12 +54,12 @@ class SignQuantizer(Quantizer):
         self,
         *,
         dim: int = 9,
-        entropy_weight: float = 1.0,
+        entropy_weight: float = 0.05,
         gamma: float = 20.0,
         temperature: float = 1.0,
         group_bits: int = 8,
-        whitening: Whitening = "running",
-        evenness: Evenness = "entropy",
+        whitening: Whitening = "start",
+        evenness: Evenness = "coverage",
     ) -> None:
         super().__init__()
         require_positive(dim=dim, group_bits=group_bits)
