@@ -5,13 +5,13 @@
     python benchmarks/clipart.py FOLDER -o many.npz --test 16384
     python benchmarks/codebook_usage.py many.npz --runs DIR --bits 16  # 65,536 codes
 
-``qvae compare`` on crops of 64x64, one code for 4x4 pixels, one seed: network, data, order, steps
-and bits are equal, only the quantizer differs. The test part has 64 tokens a code; usage is the
-share of codes that occur among them. Started again it goes on, so quantizers may also be trained
-at once, each in a process with ``--quantizers NAME`` and the same ``--runs``; a last call without
-it makes the table. ``--set train.batch_size=32 model.encoder.num_blocks=4`` changes budget or
-network, for all alike. Writes ``benchmarks/results/codebook_usage_BITS.json``, which names both
-and the machine.
+``qvae compare`` on crops of 64x64, one code for 4x4 pixels (or as ``--set`` has it), one seed:
+network, data, order, steps and bits are equal, only the quantizer differs. The test part has 64
+tokens a code; usage is the share of codes that occur among them. Started again it goes on, so
+quantizers may also be trained at once, each in a process with ``--quantizers NAME`` and the same
+``--runs``; a last call without it makes the table. ``--set train.batch_size=32
+model.encoder.num_blocks=4`` changes budget or network, for all alike. Writes
+``benchmarks/results/codebook_usage_BITS.json``, which names both and the machine.
 """
 
 import argparse
@@ -50,9 +50,8 @@ def main() -> None:
         changes[key] = parse_yaml(value, where=key)
     everyone = [name for name in QUANTIZERS if args.bits <= 14 or name not in HEAVY]
     data = Images(args.data)
-    downsample = load_recipe("vqvae", [("data.path", str(args.data))]).model["encoder"][
-        "downsample"
-    ]
+    recipe = load_recipe("vqvae", [("data.path", str(args.data)), *changes.items()])
+    downsample = recipe.model["encoder"]["downsample"]
     tokens = len(data.test()) * (data.spec.shape[1] // downsample) ** 2
     if tokens != 64 * 2**args.bits:
         sys.exit(
