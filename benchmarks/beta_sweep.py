@@ -75,22 +75,16 @@ def main() -> None:
         sys.stdout.write("not all betas: no result is written\n")
         return
     seconds = {f"beta{row['beta']:g}_seed{row['seed']}": row.pop("seconds") for row in rows}
-    machines = [row.pop("machine") for row in rows]
-    machine = {key: _one_or_all([m[key] for m in machines]) for key in machines[0]}
+    machines: list[dict[str, Any]] = []
+    for row in rows:
+        machine = {key: value for key, value in row.pop("machine").items() if key != "seed"}
+        machines += [] if machine in machines else [machine]
     head = {"data": "Fashion-MNIST, test split", "unit": "nats/sample", "steps": args.steps}
     write_json(
         args.results / "beta_sweep.json",
-        {**head, "rows": rows, "seconds": seconds, "machine": machine},
+        {**head, "rows": rows, "seconds": seconds, "machines": machines},
     )
     summary(rows)
-
-
-def _one_or_all(values: list[Any]) -> Any:
-    """Say what all runs share, or all that they had."""
-    different = [value for i, value in enumerate(values) if value not in values[:i]]
-    if len(different) == 1:
-        return different[0]
-    return " and ".join(different) if isinstance(different[0], str) else different
 
 
 def train(beta: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def beta_sweep_results():
         "active_units": 1,
     }
     betas = sorted({row["beta"] for row in report["rows"]})
+    machines = "; ".join(machine_of({"machine": machine}) for machine in report["machines"])
     lines = []
     for beta in betas:
         seeds = [row for row in report["rows"] if row["beta"] == beta]
@@ -110,7 +111,7 @@ def beta_sweep_results():
             *rows_of(["beta", *(n.replace("_", " ") for n in names)], lines),
             "",
             f"{report['data']}, {report['unit']}; {report['steps']:,} steps, mean and standard "
-            f"deviation of {len(report['rows']) // len(betas)} seeds; {machine_of(report)}, "
+            f"deviation of {len(report['rows']) // len(betas)} seeds; {machines}; "
             f"{minutes(report['seconds'])}.",
         ]
     )
