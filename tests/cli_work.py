@@ -2,6 +2,7 @@
 
 import csv
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,23 +50,30 @@ def make_images(folder, num=40):
             rows.writerow([f"{i}.png", f"{i % 12}:{i % 60:02d}", split])
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A folder with images, three recipes, and the runs and tokens made from them."""
-    folder = tmp_path_factory.mktemp("work")
+@contextmanager
+def runs_in(folder, *options):
+    """Go to a new folder with images, three recipes, and the runs and tokens made from them."""
     make_images(folder / "images")
     for name, text in {"ae": AUTOENCODER, "vae": VAE, "prior": PRIOR}.items():
         (folder / f"{name}.yaml").write_text(text)
     before = os.getcwd()
     os.chdir(folder)
     try:
-        assert main(["train", "ae.yaml", "--data", "images", "--run", "runs/ae"]) == 0
-        assert main(["encode", "runs/ae", "-o", "tokens"]) == 0
-        assert main(["train", "prior.yaml", "--data", "tokens", "--run", "runs/prior"]) == 0
-        assert main(["train", "vae.yaml", "--data", "images", "--run", "runs/vae"]) == 0
+        images, tokens = ["--data", "images", *options], ["--data", "tokens", *options]
+        assert main(["train", "ae.yaml", *images, "--run", "runs/ae"]) == 0
+        assert main(["encode", "runs/ae", *options, "-o", "tokens"]) == 0
+        assert main(["train", "prior.yaml", *tokens, "--run", "runs/prior"]) == 0
+        assert main(["train", "vae.yaml", *images, "--run", "runs/vae"]) == 0
         yield folder
     finally:
         os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """The folder of ``runs_in``, for every test of a module."""
+    with runs_in(tmp_path_factory.mktemp("work")) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ import pytest
 import torch
 
 from cases import BOTTLENECKS, QUANTIZERS, STOCHASTIC
-from cli_work import AUTOENCODER, ENVIRONMENT, PRIOR, VAE, call, make_images
+from cli_work import ENVIRONMENT, call, runs_in
 from prior_work import COND, PRIORS, TIME, case_name, random_tokens
 from prior_work import make as make_prior
 from qvae import Tokenizer
 from qvae.autoencoder import build_autoencoder
-from qvae.cli.main import main
 from qvae.pretrained import load_model
 from qvae.runs.likelihood import score_likelihood
 from qvae.runs.loading import open_run, open_run_data
@@ -382,21 +381,8 @@ ON = ["--device", DEVICE.type]
 @pytest.fixture(scope="module", name="work")
 def a_folder_of_runs(tmp_path_factory):
     """Runs trained on the device by the command line."""
-    folder = tmp_path_factory.mktemp("work")
-    make_images(folder / "images")
-    for name, text in {"ae": AUTOENCODER, "vae": VAE, "prior": PRIOR}.items():
-        (folder / f"{name}.yaml").write_text(text)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        images = ["--data", "images", *ON]
-        assert main(["train", "ae.yaml", *images, "--run", "runs/ae"]) == 0
-        assert main(["encode", "runs/ae", *ON, "-o", "tokens"]) == 0
-        assert main(["train", "prior.yaml", "--data", "tokens", *ON, "--run", "runs/prior"]) == 0
-        assert main(["train", "vae.yaml", *images, "--run", "runs/vae"]) == 0
+    with runs_in(tmp_path_factory.mktemp("work"), *ON) as folder:
         yield folder
-    finally:
-        os.chdir(before)
 
 
 @pytest.mark.parametrize(
