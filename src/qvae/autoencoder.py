@@ -63,7 +63,8 @@ class Autoencoder(nn.Module):
         decoder: ``(z [B, in_dim, *grid], cond_features) -> params [B, P, *S]``.
         likelihood: ``p(x|z)``, ``P = likelihood.num_params(C)``.
         beta: weight of the rate, >= 0.
-        beta_warmup: steps in which beta rises from 0, >= 0.
+        beta_start: weight of the rate at the first step, if ``beta_warmup`` leads from there, >= 0.
+        beta_warmup: steps in which the weight goes from ``beta_start`` to beta, >= 0.
         free_bits: nats below which a latent coordinate's mean KL costs the same, >= 0.
         capacity: nats the mean rate is led to, at ``beta`` a nat of distance; none: no such aim.
         capacity_steps: steps in which the capacity rises from 0, >= 0.
@@ -87,6 +88,7 @@ class Autoencoder(nn.Module):
         likelihood: Likelihood,
         *,
         beta: float = 1.0,
+        beta_start: float = 0.0,
         beta_warmup: int = 0,
         free_bits: float = 0.0,
         capacity: float | None = None,
@@ -99,6 +101,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.price = RatePrice(
             beta=beta,
+            beta_start=beta_start,
             beta_warmup=beta_warmup,
             free_bits=free_bits,
             capacity=capacity,
