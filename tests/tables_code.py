@@ -13,7 +13,7 @@ RUNGS = {
     "VAE": ("gaussian", False, False, "`nll + KL(q(z\\|x) ‖ N(0, I))`"),
     "beta-VAE": ("gaussian", True, False, "`nll + beta * KL`; or `beta * \\|KL - C\\|`"),
     "beta-TCVAE": ("gaussian_tc", False, False, "`nll + KL + (tc_weight - 1) * TC`"),
-    "FactorVAE": ("gaussian_factor", False, False, "`nll + KL + tc_weight * TC` of a critic"),
+    "FactorVAE": ("gaussian_factor", None, False, "`nll + beta * KL + tc_weight * TC` of a critic"),
     "IWAE": ("gaussian", False, False, "`-log` of the mean weight of k draws"),
     "VQ-VAE": ("vq", False, False, "`nll + cells * ln V +` codebook and commitment terms"),
     "VQ-VAE, EMA codebook": ("vq_ema", False, False, "`nll + cells * ln V +` commitment term"),

@@ -78,9 +78,9 @@ def test_a_warm_up_is_a_function_of_the_step_and_ends_outside_training():
 
 
 def test_a_price_may_fall_and_ends_where_it_is_said_to():
-    price, (_, paid) = RatePrice(beta_start=40.0, beta=2.0, beta_warmup=4), latent([1.0, 2.0])
+    price, (_, paid) = RatePrice(beta_start=32.0, beta=2.0, beta_warmup=4), latent([1.0, 2.0])
     found = [price(paid, torch.tensor(step)).item() for step in (0, 2, 4, 100)]
-    assert found == [120.0, 63.0, 6.0, 6.0]
+    assert found == pytest.approx([96.0, 24.0, 6.0, 6.0])  # by equal factors
     assert price(paid, None).item() == 6.0
 
 
@@ -107,7 +107,8 @@ def test_capacity_pulls_the_mean_rate_from_both_sides():
     [
         ({"beta_warmup": -1}, "beta_warmup=-1"),
         ({"beta_start": -1.0, "beta_warmup": 5}, "beta_start=-1.0"),
-        ({"beta_start": 4.0}, "beta_start=4.0: needs a beta_warmup above 0"),
+        ({"beta_start": 4.0}, "beta_warmup=0: needs the other two above 0"),
+        ({"beta_start": 4.0, "beta": 0.0, "beta_warmup": 9}, "beta=0.0, beta_warmup=9: needs"),
         ({"free_bits": -0.1}, "free_bits=-0.1"),
         ({"capacity": -2.0}, "capacity=-2.0"),
         ({"capacity_steps": 5}, "capacity_steps=5: needs a capacity"),

@@ -63,8 +63,8 @@ class Autoencoder(nn.Module):
         decoder: ``(z [B, in_dim, *grid], cond_features) -> params [B, P, *S]``.
         likelihood: ``p(x|z)``, ``P = likelihood.num_params(C)``.
         beta: weight of the rate, >= 0.
-        beta_start: weight of the rate at the first step, if ``beta_warmup`` leads from there, >= 0.
-        beta_warmup: steps in which the weight goes from ``beta_start`` to beta, >= 0.
+        beta_start: weight of the rate at the first step; above beta it falls by equal factors.
+        beta_warmup: steps until the weight is beta, >= 0.
         free_bits: nats below which a latent coordinate's mean KL costs the same, >= 0.
         capacity: nats the mean rate is led to, at ``beta`` a nat of distance; none: no such aim.
         capacity_steps: steps in which the capacity rises from 0, >= 0.

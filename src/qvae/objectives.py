@@ -38,7 +38,7 @@ class RatePrice:
 
     Papers: beta-VAE, Higgins et al. 2017, eq. 4 (``beta``). KL warm-up, Bowman et al. 2016,
     arXiv:1511.06349, section 3.1, and Sonderby et al. 2016, arXiv:1602.02282 (``beta_warmup``).
-    A price that falls, ``beta_start`` above beta, is ours, and does what the capacity is for.
+    A price that falls (``beta_start``) is ours, and does what the capacity is for.
     Free bits, Kingma et al. 2016, arXiv:1606.04934: sum_j max(free_bits, mean over the batch of
     KL_j). Capacity, Burgess et al. 2018, arXiv:1804.03599, eq. 8: beta |mean rate - C| with C
     rising linearly from 0; beta is their gamma. Ours differs: the groups of free bits are single
@@ -47,8 +47,9 @@ class RatePrice:
 
     Args:
         beta: weight, >= 0.
-        beta_start: weight at the first step of those, >= 0; above beta the price falls.
-        beta_warmup: steps in which the weight goes from ``beta_start`` to beta, >= 0.
+        beta_start: weight at the first step; from there it goes to beta by equal factors, not
+            by equal steps. 0 is the warm-up of the papers, a straight line.
+        beta_warmup: steps until the weight is beta, >= 0.
         free_bits: nats below which a coordinate's KL costs the same, >= 0.
         capacity: nats the rate is led to; None charges the rate itself.
         capacity_steps: steps in which the capacity rises from 0, >= 0.
@@ -81,8 +82,11 @@ class RatePrice:
             raise ValueError(
                 f"free_bits={self.free_bits}, capacity={self.capacity}: one of them at a time"
             )
-        if self.beta_start and not self.beta_warmup:
-            raise ValueError(f"beta_start={self.beta_start}: needs a beta_warmup above 0")
+        if self.beta_start and not (self.beta and self.beta_warmup):
+            raise ValueError(
+                f"beta_start={self.beta_start}, beta={self.beta}, beta_warmup={self.beta_warmup}: "
+                "needs the other two above 0"
+            )
         if self.capacity_steps and self.capacity is None:
             raise ValueError(f"capacity_steps={self.capacity_steps}: needs a capacity")
 
@@ -93,7 +97,10 @@ class RatePrice:
 
     def weight(self, step: Tensor | None) -> Tensor | float:
         """Return beta at a step."""
-        return self.beta_start + (self.beta - self.beta_start) * ramp(step, self.beta_warmup)
+        done = ramp(step, self.beta_warmup)
+        if not self.beta_start:
+            return self.beta * done
+        return self.beta_start * (self.beta / self.beta_start) ** done
 
     def __call__(self, latent: Latent, step: Tensor | None) -> Float[Tensor, " B"]:
         """Return the price of each sample's rate; the mean over the batch is what is minimised."""
