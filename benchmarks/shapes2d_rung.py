@@ -2,7 +2,7 @@
 
     python benchmarks/shapes2d_rung.py [--device cuda]
 
-The three seeds are fixed here. A recipe may have been searched, on other seeds: its file says how.
+The three seeds are fixed here. How the recipe was chosen is in docs/disentanglement.md.
 Scores are those of ``qvae eval --disentanglement`` with 10,000 points a metric. Each row says on
 what it was trained, and in how long; ``benchmarks/training_minutes.py`` says how long the same
 recipe takes on a processor. Started again after an interruption it goes on. Writes

@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
         decoder: ``(z [B, in_dim, *grid], cond_features) -> params [B, P, *S]``.
         likelihood: ``p(x|z)``, ``P = likelihood.num_params(C)``.
         beta: weight of the rate, >= 0.
-        beta_start: weight of the rate at the first step; above beta it falls by equal factors.
+        beta_start: where its way to beta starts, >= 0: a line from 0, else by equal factors.
         beta_warmup: steps until the weight is beta, >= 0.
         free_bits: nats below which a latent coordinate's mean KL costs the same, >= 0.
         capacity: nats the mean rate is led to, at ``beta`` a nat of distance; none: no such aim.
