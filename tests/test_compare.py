@@ -9,10 +9,11 @@ from scipy import stats
 
 from qvae import registry
 from qvae.cli.main import main
-from qvae.errors import TrainingStopped, UsageError
+from qvae.errors import QvaeError, TrainingStopped, UsageError
 from qvae.reports import compare as module
 from qvae.reports.compare import QUANTIZERS, arguments_for, compare
 from qvae.reports.compare_table import draw, interval, summarise, table
+from qvae.runs.loading import open_run
 
 SMALL = [
     ("encoder.hidden", 8),
@@ -132,6 +133,29 @@ def test_one_that_stops_does_not_take_the_others_with_it(here, pictures, tmp_pat
     )
     assert report["runs"][0]["error"] == "loss is nan"
     assert {line["quantizer"]: line["failed"] for line in report["summary"]} == {"lfq": 0, "fsq": 1}
+
+
+def test_one_quantizers_argument_is_set_behind_its_name(here, pictures, tmp_path):
+    def run(folder, *own):
+        return compare(
+            tmp_path / folder,
+            quantizers=("fsq", "bsq"),
+            bits=4,
+            seeds=1,
+            overrides=[("data.path", str(pictures)), *SMALL, *own],
+            device="cpu",
+        )
+
+    report = run("out", ("bsq.gamma", 7.5), ("fsq.evenness", "coverage"), ("lfq.gamma", 1.0))
+    assert all("error" not in row for row in report["runs"])
+    assert report["settings"]["overrides"]["bsq.gamma"] == "7.5"
+    parts = {name: open_run(tmp_path / "out" / f"{name}-0").recipe.model for name in ("fsq", "bsq")}
+    assert parts["bsq"]["bottleneck"]["gamma"] == 7.5
+    assert parts["fsq"]["bottleneck"]["evenness"] == "coverage"
+    for own, word in ((("bsq.levels", [2]), "levels"), (("bqs.gamma", 1.0), "bqs")):
+        with pytest.raises(QvaeError, match=word):
+            run("refused", own)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_folder_with_other_files_is_refused(pictures, tmp_path):

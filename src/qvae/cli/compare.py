@@ -11,7 +11,8 @@ __all__ = ["run_compare"]
 
 _EPILOG = """\
 every quantizer gets the same network, data, steps and bits; any key of the recipe can be set, as in
-qvae train: --train.batch_size 128 --encoder.hidden 64. Started again, it goes on.
+qvae train: --train.batch_size 128 --encoder.hidden 64; and one quantizer's argument behind its
+name: --bsq.gamma 100. Started again, it goes on.
 """
 
 

@@ -28,6 +28,7 @@ __all__ = ["QUANTIZERS", "arguments_for", "compare"]
 QUANTIZERS = ("vq", "vq_ema", "vq_cosine", "simvq", "diveq", "ibq", "fsq", "lfq", "bsq")
 """What is compared unless told otherwise."""
 _TABLES = ("vq", "vq_ema", "vq_cosine", "simvq", "diveq", "ibq", "gumbel")
+_KNOWN = (*_TABLES, "fsq", "lfq", "bsq", "residual", "grouped")
 _MOST_BITS = {"ibq": 18, "gumbel": 18}
 _FSQ_UNUSED = 30.0  # a nat: tables are revived and signs have an entropy term; so it is fair
 _SCORES = ("psnr", "ssim", "nll", "usage", "perplexity", "bits", "entropy_bits")
@@ -68,7 +69,7 @@ def arguments_for(name: str, *, bits: int, dim: int) -> dict[str, Any]:
         width = dim if name == "residual" else dim // 2
         inner = {"name": "vq_ema", "codebook_size": 2 ** (bits // 2), "dim": width}
         return {"name": name, count: 2, "quantizer": inner}
-    known = ", ".join([*_TABLES, "fsq", "lfq", "bsq", "residual", "grouped"])
+    known = ", ".join(_KNOWN)
     raise UsageError(f"quantizer {name!r}: cannot be given a number of bits; known: {known}")
 
 
@@ -97,7 +98,8 @@ def compare(
         bits: of a grid cell, the same for all.
         dim: width of a row, for quantizers with a table.
         seeds: how many, >= 1; an interval needs 2.
-        overrides: dotted keys and values of the recipe, such as ``("data.path", "DIR")``.
+        overrides: dotted keys and values of the recipe, such as ``("data.path", "DIR")``, or of
+            one quantizer, such as ``("bsq.gamma", 100.0)``, which may be one of another call.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         threads: CPU threads of torch in each process; None is torch's choice.
         tell: called with a sentence as each training starts.
@@ -118,11 +120,12 @@ def compare(
     path = Path(path)
     if seeds < 1 or not quantizers or len(set(quantizers)) < len(quantizers):
         raise UsageError(f"seeds={seeds}, quantizers={list(quantizers)}: needs some, each once")
+    shared, own = _by_quantizer(overrides)
     jobs = []
     for seed in range(seeds):
         for name in quantizers:
             parts = arguments_for(name, bits=bits, dim=dim)
-            changes = [*overrides, ("model.bottleneck", parts), ("seed", seed)]
+            changes = [*shared, ("model.bottleneck", parts), *own[name], ("seed", seed)]
             check_values(load_recipe(recipe, changes), device=device)
             jobs.append(
                 {
@@ -145,6 +148,21 @@ def compare(
         report = {"settings": settings, "runs": rows, "summary": summarise(rows)}
         write_json(path / "compare.json", report)
     return report
+
+
+def _by_quantizer(
+    overrides: Sequence[tuple[str, Any]],
+) -> tuple[list[tuple[str, Any]], dict[str, list[tuple[str, Any]]]]:
+    """Tell what is set for all from what is set for one, whose keys begin with its name."""
+    shared: list[tuple[str, Any]] = []
+    own: dict[str, list[tuple[str, Any]]] = {name: [] for name in _KNOWN}
+    for key, value in overrides:
+        name, _, argument = key.partition(".")
+        if name in own:
+            own[name].append((f"model.bottleneck.{argument}", value))
+        else:
+            shared.append((key, value))
+    return shared, own
 
 
 def _claim(path: Path, settings: Mapping[str, Any]) -> None:
