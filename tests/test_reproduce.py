@@ -119,7 +119,8 @@ def test_the_disentanglement_table_has_a_column_for_each_protocol(tmp_path, caps
     assert main(["reproduce", "beta-vae", "--run", str(tmp_path / "r"), "--quick", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     names = ["ground truth", "raw pixels", "PCA", "ICA", "untrained", "VAE", "beta-VAE"]
-    assert [row["name"] for row in report["rows"]] == names
+    assert [row["name"] for row in report["rows"]] == [*names, "beta-VAE, constant price"]
+    assert "from 300 to 4 by equal factors" in report["table"]
     assert all(set(PROTOCOLS) <= set(row["ours"]) for row in report["rows"])
     assert all(row["published"]["source"] != "paper" for row in report["rows"])
     assert "read in a text that quotes the paper" in report["table"]
