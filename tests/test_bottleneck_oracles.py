@@ -332,6 +332,20 @@ def test_signs_stay_balanced_wherever_the_encoder_drifts(cls):
 
 
 @pytest.mark.parametrize("cls", [LFQ, BSQ])
+def test_bits_of_different_groups_meet_in_time(cls):
+    z = torch.randn(512, 4)
+    z[:, 3] = z[:, 0]  # with groups of two in their order, this would never be seen
+    terms = {}
+    for group_bits in (2, 4):
+        quantizer = cls(dim=4, group_bits=group_bits, whitening="none").train()
+        found = [quantizer(z).metrics["unused_entropy"].item() for _ in range(30)]
+        terms[group_bits] = (min(found), max(found))
+    assert terms[2][1] > 2 * terms[2][0]  # together in one step, in different groups in another
+    low, high = terms[4]  # one group needs no draw
+    assert low == high > 0
+
+
+@pytest.mark.parametrize("cls", [LFQ, BSQ])
 def test_moments_of_the_start_stay_and_none_are_none(cls):
     start, none = cls(dim=6, whitening="start").train(), cls(dim=6, whitening="none").train()
     codes = torch.arange(64)[:, None]

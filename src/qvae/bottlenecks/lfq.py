@@ -35,7 +35,7 @@ class LFQ(SignQuantizer):
         gamma: weight of the batch's entropy against that of each vector, >= 0. The papers' 1
             stands beside a mean squared error; beside a likelihood in nats it says nothing.
         temperature: of the soft choice, > 0; at 1 a coordinate of 1 is certain to 98 %.
-        group_bits: coordinates whose joint use is measured, 1 to 12.
+        group_bits: coordinates whose joint use is measured, 1 to 12, drawn anew each step.
         whitening: by mean and one spread of the ``start``, by ``running`` moments, or ``none``.
         evenness: what ``gamma`` weighs, ``entropy`` or ``coverage``; the latter lets frequent
             codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.

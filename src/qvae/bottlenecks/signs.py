@@ -42,7 +42,8 @@ class SignQuantizer(Quantizer):
         entropy_weight: weight of ``H(q) + gamma (L ln 2 - H(mean q))``, >= 0.
         gamma: weight of the second part against the first, >= 0.
         temperature: of q, > 0.
-        group_bits: coordinates whose joint use is measured, 1 to 12.
+        group_bits: coordinates whose joint use is measured, 1 to 12; which go together is drawn
+            anew each step, so that in time every pair meets.
         whitening: ``start``, ``running`` or ``none``.
         evenness: what ``gamma`` weighs: ``entropy`` as above, or ``coverage``, see
             :func:`~qvae.bottlenecks.terms.uncovered`.
@@ -137,6 +138,8 @@ class SignQuantizer(Quantizer):
             "entropy": (self.entropy_weight, entropy)
         }
         if self.training and self.gamma:  # it speaks of a batch, which an evaluation must not
+            if self.in_dim > self.group_bits:
+                prob = prob[..., torch.randperm(self.in_dim, device=prob.device)]
             unused = unused_entropy(prob, mask, group_bits=self.group_bits, evenness=self.evenness)
             terms["unused_entropy"] = (self.entropy_weight * self.gamma, unused)
         return terms
