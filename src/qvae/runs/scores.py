@@ -94,8 +94,11 @@ def _score_autoencoder(
             latent = bottleneck(z_e)
             if isinstance(bottleneck, Gaussian) and latent.kl is not None:
                 posteriors.update(latent.z, *bottleneck.posterior(z_e), kl=latent.kl)
-            nll = model.likelihood.nll(model.decode(latent.z, batch.cond).float(), batch.x)
-            recon = model.reconstruct(batch.x, batch.cond)
+            params = model.decode(latent.z, batch.cond).float()
+            nll = model.likelihood.nll(params, batch.x)
+            if codes is None:  # a code's vector is the most likely one already
+                params = model.decode(bottleneck.mode(z_e), batch.cond).float()
+            recon = model.likelihood.mean(params)
             if data.spec.levels is not None:
                 recon = recon.clamp(0, 1)
             means.add(len(batch), nll=nll, rate=latent.rate, psnr=psnr(recon, batch.x))
