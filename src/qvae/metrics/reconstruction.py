@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = ["mse", "nmse", "psnr", "ssim"]
 
@@ -141,9 +140,11 @@ def _bell(window: int, sigma: float) -> Float[Tensor, " W"]:
 
 
 def _blur(x: Float[Tensor, "Q B C *S"], weights: Float[Tensor, " W"]) -> Tensor:
-    """Weigh along every spatial axis in turn, where the window fits."""
+    """Weigh along every spatial axis in turn, where the window fits: shifts, added up."""
     for axis in range(3, x.ndim):
-        moved = x.movedim(axis, -1)
-        line = F.conv1d(moved.reshape(-1, 1, moved.shape[-1]), weights[None, None])
-        x = line.view(*moved.shape[:-1], -1).movedim(-1, axis)
+        num_fits = x.shape[axis] - len(weights) + 1
+        blurred = torch.zeros_like(x.narrow(axis, 0, num_fits))
+        for start, weight in enumerate(weights.tolist()):
+            blurred.add_(x.narrow(axis, start, num_fits), alpha=weight)
+        x = blurred
     return x
