@@ -172,6 +172,17 @@ def test_simvq_s_codes_grow_with_the_encoder_and_its_table_gets_no_gradient():
     assert quantizer.codebook_map.grad.any() and not quantizer.codebook.requires_grad
 
 
+def test_simvq_s_map_may_shrink_a_direction_and_its_new_codes_stay_with_the_vectors():
+    quantizer = started("simvq", codebook_size=64)
+    vectors = torch.randn(64, 3) * torch.tensor([1.0, 1.0, 1e-3])
+    with torch.no_grad():
+        quantizer.codebook_map.copy_(torch.diag(torch.tensor([1.0, 1.0, 1e-5])))
+        quantizer._set_rows(torch.arange(64), vectors, torch.ones(64))
+        assert (quantizer.table - vectors).norm(dim=1).max() < 0.3
+        quantizer.codebook_map += 0.003 * torch.randn(3, 3)  # a step of the optimizer
+        assert (quantizer.table - vectors).norm(dim=1).max() < 0.3
+
+
 @pytest.mark.parametrize("name", ["ibq", "gumbel"])
 def test_every_code_gets_a_gradient_from_one_vector(name):
     quantizer = make(name).train()

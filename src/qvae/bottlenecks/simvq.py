@@ -12,6 +12,8 @@ from qvae.types import Latent
 
 __all__ = ["SimVQ"]
 
+_HARDLY = 0.01  # of the map's largest stretch
+
 
 class SimVQ(KeptTable):
     """Replace each vector by the nearest row of a linearly mapped table.
@@ -101,6 +103,10 @@ class SimVQ(KeptTable):
         self.moments.after_step()
 
     def _set_rows(self, rows: Tensor, vectors: Tensor, counts: Tensor) -> None:
-        """Set rows to what the map takes to the vectors."""
-        inverse = torch.linalg.inv(self.codebook_map.detach().cpu().double())
+        """Set rows to what the map takes to the vectors, but for directions that it hardly has.
+
+        Where the vectors have no spread the map shrinks, and a row that had to make up for that
+        would be far longer than the others: the next step of the map would throw its code away.
+        """
+        inverse = torch.linalg.pinv(self.codebook_map.detach().cpu().double(), rtol=_HARDLY)
         super()._set_rows(rows, self.moments.whiten(vectors) @ inverse.to(vectors), counts)
