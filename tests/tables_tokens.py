@@ -55,11 +55,14 @@ def usage_results():
     for report in filter(None, map(result, ("codebook_usage_14.json", "codebook_usage_16.json"))):
         size = 2 ** report["settings"]["bits_per_cell"]
         machine = report["machine"].get("gpu", report["machine"]["cpu"])
+        overrides = report["settings"]["overrides"]
+        names = [row["quantizer"] for row in report["runs"]]
+        own = [f"`{key} {value}`" for key, value in overrides.items() if key.split(".")[0] in names]
         lines = [
             f"**{size:,} codes**, {report['runs'][0]['steps']:,} steps of "
-            f"{report['settings']['overrides']['train.batch_size']} crops "
+            f"{overrides['train.batch_size']} crops "
             f"({report['crops']['train']:,} to train, {report['crops']['test']:,} to test), "
-            f"on {machine}.",
+            f"on {machine}. Beyond defaults: {', '.join(own)}.",
             "",
         ]
         rows = []
