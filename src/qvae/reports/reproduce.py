@@ -20,6 +20,7 @@ from qvae.store import read_json, write_json
 from qvae.train.engine import resolve_device
 from qvae.train.files import write_text
 from qvae.train.log import device_name
+from qvae.train.settings import leaves
 
 __all__ = ["PAPERS", "Findings", "Published", "Row", "Study", "reproduce_paper", "table"]
 
@@ -187,22 +188,13 @@ def _machine(env: Mapping[str, Any]) -> str:
 def _require_recipe(run: Run, recipe: Recipe) -> None:
     """Refuse a finished run that something else than its precision sets apart."""
     assert run.recipe is not None, "training wrote it"
-    was, asked = (_flat(part.resolved()) for part in (run.recipe, recipe))
+    was, asked = (leaves(part.resolved()) for part in (run.recipe, recipe))
     for key in sorted({*was, *asked} - {"train.precision"}):
         if was.get(key) != asked.get(key):
             raise UsageError(
                 f"{run.path}: was trained with {key}={was.get(key)!r}, and this study asks for "
                 f"{asked.get(key)!r}; choose another --run"
             )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name every leaf by its dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        leaves |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return leaves
 
 
 def reproduce_paper(

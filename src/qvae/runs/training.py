@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qvae.llm.words import WordTokenizer
 
 __all__ = ["copy_folder", "next_run_folder", "train_recipe"]
+
+_STAGES = ("model", "prior", "llm")
 
 
 def next_run_folder(name: str, *, root: str | Path = "runs") -> Path:
@@ -57,7 +59,8 @@ def train_recipe(
     Args:
         recipe: what to train, on which data.
         run: the folder; made if missing, refused if it holds a run and not ``resume``.
-        resume: go on from the newest whole checkpoint.
+        resume: go on from the newest whole checkpoint; refused for another model, other settings
+            or the tokens of another tokenizer.
         init: a model or run folder to take the first weights from; every name must match.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: as in :func:`qvae.train.fit`.
@@ -81,13 +84,18 @@ def train_recipe(
     if init is not None:
         _load_weights(model, Path(init))
     tokenizer = _tokenizer_folder(data) if recipe.prior or recipe.llm else None
+    resolved = recipe.resolved()
+    subject: dict[str, Any] = {name: resolved[name] for name in _STAGES if name in resolved}
+    if tokenizer is not None:
+        subject["tokenizer"] = read_json(tokenizer / "config.json")["hash"]
     export = partial(_export, tokenizer=tokenizer, text=getattr(data, "text", None))
     return fit(
         model,
         data,
         run=run,
         resume=resume,
-        recipe=recipe.resolved(),
+        recipe=resolved,
+        subject=subject,
         export=export,
         progress=progress,
         tell=tell,

@@ -8,6 +8,7 @@ and resumed gives the same bits: on one machine, with equal threads and processe
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Loop:
         run: the run folder.
         stop: asked at every step boundary and between evaluation batches.
         start: steps done already.
+        subject: what is trained, for the checkpoints.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Loop:
         run: Path,
         stop: StopFlag,
         start: int,
+        subject: Mapping[str, Any] | None = None,
     ) -> None:
+        self.subject = subject
         self.stepper = stepper
         self.feed = feed
         self.valid = valid
@@ -220,6 +224,7 @@ class Loop:
         return {
             "settings": dataclasses.asdict(self.settings),
             "num_samples": self.feed.num_samples,
+            "subject": self.subject,
             "machine": describe_machine(self.engine, seed=self.settings.seed),
             "num_updates": stepper.num_updates,
             "num_skipped": self._num_skipped,

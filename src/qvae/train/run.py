@@ -24,7 +24,7 @@ from qvae.train.interrupt import StopFlag
 from qvae.train.log import describe_machine, open_bar
 from qvae.train.loop import Loop
 from qvae.train.optim import build_optimizers
-from qvae.train.settings import TrainSettings, changed_settings
+from qvae.train.settings import TrainSettings, changed_leaves, changed_settings
 from qvae.train.sources import Feed, as_pair, open_feed
 from qvae.train.state import load_model_state
 from qvae.train.step import Stepper
@@ -55,6 +55,7 @@ def fit(
     resume: bool = False,
     init: str | Path | None = None,
     recipe: Mapping[str, Any] | None = None,
+    subject: Mapping[str, Any] | None = None,
     export: Callable[[nn.Module, Path], None] | None = None,
     progress: bool | str = True,
     tell: Callable[[str], None] = lambda _: None,
@@ -75,6 +76,8 @@ def fit(
         resume: go on from the newest whole checkpoint; from the start if there is none.
         init: a model folder (or a run folder) to take the first weights from.
         recipe: written to ``recipe.yaml``.
+        subject: JSON values that say what is trained, beyond the shapes of its weights. They are
+            kept in checkpoints, and a resume with others is refused.
         export: writes ``model/`` at the end, given the model with its averaged weights and the
             path; None writes the ``state_dict`` as safetensors.
         progress: show a bar on a terminal, a line each half minute elsewhere; ``force`` draws
@@ -112,7 +115,7 @@ def fit(
         feed = open_feed(train, settings=options, engine=engine, start=start)
         stack.callback(feed.close)
         if checkpoint is not None:
-            _check_same_run(checkpoint, options, feed, engine)
+            _check_same_run(checkpoint, options, feed, engine, subject)
         elif init is not None:
             _load_weights(model, Path(init))
         machine = describe_machine(engine, seed=options.seed)
@@ -123,7 +126,9 @@ def fit(
         stack.enter_context(frozen(parts))
         stepper = _build_stepper(model, engine, options)
         stack.callback(stepper.close)
-        loop = Loop(stepper, feed=feed, valid=valid, run=run, stop=stop, start=start)
+        loop = Loop(
+            stepper, feed=feed, valid=valid, run=run, stop=stop, start=start, subject=subject
+        )
         if checkpoint is not None:
             loop.restore(checkpoint)
         shown = progress if engine.is_main else False
@@ -163,11 +168,17 @@ def _find_checkpoint(state: Path, engine: Engine) -> Checkpoint | None:
 
 
 def _check_same_run(
-    checkpoint: Checkpoint, settings: TrainSettings, feed: Feed, engine: Engine
+    checkpoint: Checkpoint,
+    settings: TrainSettings,
+    feed: Feed,
+    engine: Engine,
+    subject: Mapping[str, Any] | None,
 ) -> None:
-    """Refuse to go on with other settings, and say what makes it inexact."""
+    """Refuse to go on with other settings or with something else; say what makes it inexact."""
     facts = checkpoint.facts
     changed = changed_settings(facts["settings"], dataclasses.asdict(settings))
+    if subject is not None and facts.get("subject") is not None:  # an older release kept none
+        changed += changed_leaves(facts["subject"], subject)
     if facts["num_samples"] != feed.num_samples:
         changed.append(f"num_samples was {facts['num_samples']} and is now {feed.num_samples}")
     if changed:

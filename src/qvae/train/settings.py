@@ -3,13 +3,13 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvae.errors import UsageError
 
-__all__ = ["TrainSettings", "changed_settings"]
+__all__ = ["TrainSettings", "changed_leaves", "changed_settings", "leaves"]
 
 _COUNTS = (
     "steps",
@@ -186,6 +186,35 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in new
         if name not in _MAY_CHANGE and before[name] != new[name]
     ]
+
+
+def changed_leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the leaves of nested dicts that differ, each by its dotted key.
+
+    Example:
+        >>> changed_leaves({"model": {"beta": 1.0, "name": "vae"}}, {"model": {"beta": 4.0}})
+        ['model.beta was 1.0 and is now 4.0', "model.name was 'vae' and is now None"]
+    """
+    before, now = leaves(old), leaves(new)
+    return [
+        f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every leaf of nested dicts by its dotted key.
+
+    Example:
+        >>> leaves({"train": {"steps": 3}, "seed": 0})
+        {'train.steps': 3, 'seed': 0}
+    """
+    named: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        named |= leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return named
 
 
 def _check_int(name: str, value: Any, least: int) -> None:

@@ -1,0 +1,78 @@
+"""A run goes on with what it began with: no other model, no tokens of another tokenizer."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from qvae.config import load_recipe
+from qvae.errors import UsageError
+from qvae.runs.loading import open_run, open_run_data
+from qvae.runs.tokens import encode_data
+from qvae.runs.training import train_recipe
+
+SMALL = [
+    *(
+        (f"model.{side}.{key}", 4)
+        for side in ("encoder", "decoder")
+        for key in ("hidden", "residual")
+    ),
+    ("train.batch_size", 8),
+]
+PRIOR = [("prior.dim", 16), ("prior.num_layers", 1), ("prior.num_heads", 2)]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8))
+    return str(path)
+
+
+def tokenizer(pictures, run, *changes, steps=2, **options):
+    told = [("data.path", pictures), *SMALL, ("train.steps", steps), *changes]
+    return train_recipe(load_recipe("fsq", told), run=run, device="cpu", progress=False, **options)
+
+
+def fsq(*levels):
+    return ("model.bottleneck", {"name": "fsq", "levels": list(levels)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (fsq(5, 8), r"model.bottleneck.levels was \[8, 5\] and is now \[5, 8\]"),
+        (("model.bottleneck", {"name": "lfq", "dim": 2}), "bottleneck.name was 'fsq' and is now"),
+        (("model.beta", 2.0), "model.beta was 1.0 and is now 2.0"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_model(change, words, pictures, tmp_path):
+    tokenizer(pictures, tmp_path / "run", fsq(8, 5))
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    with pytest.raises(UsageError, match=words):
+        tokenizer(pictures, tmp_path / "run", fsq(8, 5), change, steps=4, resume=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
+    assert tokenizer(pictures, tmp_path / "run", fsq(8, 5), steps=4, resume=True).step == 4
+
+
+def test_a_prior_does_not_go_on_with_tokens_of_another_tokenizer(pictures, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        tokenizer(pictures, tmp_path / name, fsq(8, 5), ("seed", seed))
+        run = open_run(tmp_path / name)
+        encode_data(run.require_tokenizer(), open_run_data(run), tmp_path / f"{name}_tokens")
+
+    def prior(tokens, steps, *changes, resume=True):
+        told = [("data.path", str(tmp_path / tokens)), *PRIOR, ("train.steps", steps), *changes]
+        recipe = load_recipe("token_prior", told)
+        options = {"device": "cpu", "progress": False, "resume": resume}
+        return train_recipe(recipe, run=tmp_path / "prior", **options)
+
+    prior("a_tokens", 2, resume=False)
+    kept = (tmp_path / "prior" / "tokenizer" / "config.json").read_bytes()
+    with pytest.raises(UsageError, match="tokenizer was '[0-9a-f]+' and is now '[0-9a-f]+'"):
+        prior("b_tokens", 4)
+    with pytest.raises(UsageError, match="prior.order was 'raster' and is now 'spiral'"):
+        prior("a_tokens", 4, ("prior.order", "spiral"))
+    assert (tmp_path / "prior" / "tokenizer" / "config.json").read_bytes() == kept
+    shutil.move(tmp_path / "a_tokens", tmp_path / "moved")  # the same tokens elsewhere
+    assert prior("moved", 4).step == 4
