@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvae.errors import FormatError
+from qvae.errors import FormatError, UsageError
 from qvae.llm import GrammarProcessor, Picture, Vocabulary, extend, parse
 from qvae.llm.decoding import complete_text, draw_codes
 from qvae.llm.extension import fit_rows
@@ -266,6 +266,25 @@ def test_a_draw_hands_out_codes_and_text_as_they_come(tmp_path, name):
     last = {int(row): (ids[i], there[i]) for r, ids, there in seen for i, row in enumerate(r)}
     assert [ids[there].tolist() for ids, there in (last[n] for n in range(3))] == told
     assert steps[-1] == (15, 15) and all(there.shape[1] == 5 for _, _, there in seen)
+
+
+def test_prompts_that_no_model_has_learned_are_refused(tmp_path):
+    model, _, words = own_model(tmp_path, "plain")
+    begin, size = words.begin, words.size
+    image = words.span[0].tolist()
+    broken = [
+        ([1, size, begin], f"position 1: expected text or .*, came id {size}"),
+        ([-1, begin], "position 0: expected text or .*, came id -1"),
+        ([1, begin, begin], "expected .* at place 1 .*, came the end"),
+        ([1, *image[:-1], 3, begin], "expected <|v_end|>"),
+        ([1] * 4090 + [begin], "prompt of 4090 ids: must leave room for"),
+    ]
+    for prompt, wording in broken:
+        with pytest.raises(UsageError, match=wording.replace("|", r"\|")):
+            draw_codes(model, [[1, begin], prompt])
+        with pytest.raises(UsageError, match=wording.replace("|", r"\|")):
+            complete_text(model, [[1], prompt[:-1]], stop=[2], max_new=10)
+    assert draw_codes(model, [[1, *image, begin]]).shape == (1, words.num_tokens)
 
 
 def test_a_damaged_folder_is_refused(tmp_path):

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from qvae.errors import UsageError
+from qvae.errors import FormatError, UsageError
+from qvae.llm.grammar import Grammar
 from qvae.llm.layers import LlamaBlock, Rotation, rms_norm, rotate, rotation
-from qvae.llm.llama import Llama
+from qvae.llm.llama import MAX_LENGTH, Llama
+from qvae.llm.vocabulary import Vocabulary
 from qvae.priors.draw import OnStep, OnTokens, hand_out
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
@@ -109,9 +111,11 @@ def complete_text(
         The new ids of each prompt.
 
     Raises:
-        UsageError: an empty prompt.
+        UsageError: a prompt that is empty, ungrammatical or longer than the context.
     """
     words = model.vocabulary
+    for prompt in prompts:
+        _check_prompt(words, prompt, num_more=max_new)
     allowed = torch.zeros(words.size, dtype=torch.bool)
     allowed[words.text_first : words.text_first + words.text_size] = True
     allowed[words.begin] = True
@@ -171,7 +175,8 @@ def draw_codes(
         on_tokens: as in :meth:`qvae.priors.base.Prior.sample`.
 
     Raises:
-        UsageError: a prompt that does not end with ``begin``, or guidance without ``null``.
+        UsageError: a prompt that does not end with ``begin``, is ungrammatical before it or longer
+            than the context; or guidance without ``null``.
         ValueError: a setting of the sampler out of range.
 
     Example:
@@ -195,6 +200,7 @@ def draw_codes(
     for prompt in [*prompts, *([null] if null is not None else [])]:
         if not prompt or prompt[-1] != words.begin:
             raise UsageError(f"prompt: ends with {list(prompt)[-1:]}, must end with {words.begin}")
+        _check_prompt(words, prompt[:-1], num_more=1 + words.num_tokens)
     draw = _Drawer(
         model=model,
         null=list(null) if null is not None and guidance != 1 else None,
@@ -205,6 +211,19 @@ def draw_codes(
     )
     found = _by_length(prompts, draw)
     return np.array(found, dtype=np.int64).reshape(-1, words.num_tokens)
+
+
+def _check_prompt(words: Vocabulary, prompt: Sequence[int], *, num_more: int) -> None:
+    """Refuse ids that are none, images that are not whole, and what leaves no room for more."""
+    try:
+        list(Grammar(words).spans(np.array(prompt, dtype=np.int64)))
+    except FormatError as error:
+        raise UsageError(f"prompt: {error}") from None
+    if len(prompt) + num_more > MAX_LENGTH:
+        raise UsageError(
+            f"prompt of {len(prompt)} ids: must leave room for {num_more} more in a context of "
+            f"{MAX_LENGTH}"
+        )
 
 
 class _Report:

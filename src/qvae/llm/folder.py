@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qvae.errors import FormatError
 from qvae.llm.layers import LlamaBlock
-from qvae.llm.llama import Llama
+from qvae.llm.llama import MAX_LENGTH, Llama
 from qvae.llm.tables import FreeTable
 from qvae.llm.vocabulary import CONFIG_KEY, Vocabulary
 from qvae.llm.words import SPECIAL, WordTokenizer
@@ -25,7 +25,6 @@ from qvae.store import read_json, save_folder
 
 __all__ = ["load_llm", "save_llm", "stock_weights"]
 
-_MAX_LENGTH = 4096
 _LAYER = {
     "attention_out": "self_attn.o_proj",
     "down": "mlp.down_proj",
@@ -72,7 +71,7 @@ def save_llm(model: Llama, tokenizer: WordTokenizer, path: str | Path) -> None:
     config = {
         **model.config(),
         **ids,
-        "max_position_embeddings": _MAX_LENGTH,
+        "max_position_embeddings": MAX_LENGTH,
         "torch_dtype": "float32",
         "use_cache": True,
         CONFIG_KEY: model.vocabulary.to_json(),
@@ -85,7 +84,7 @@ def save_llm(model: Llama, tokenizer: WordTokenizer, path: str | Path) -> None:
         "pad_token": pad,
         "unk_token": unk,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": _MAX_LENGTH,
+        "model_max_length": MAX_LENGTH,
     }
     files = {
         "tokenizer.json": tokenizer.to_json(),

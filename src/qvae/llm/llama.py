@@ -16,7 +16,10 @@ from qvae.llm.vocabulary import Vocabulary
 from qvae.priors.attention import causal_mask
 from qvae.types import Batch, Loss
 
-__all__ = ["Llama"]
+__all__ = ["MAX_LENGTH", "Llama"]
+
+MAX_LENGTH = 4096
+"""Ids of a context, as the exported configuration says."""
 
 
 class Llama(nn.Module):
