@@ -209,6 +209,8 @@ def test_a_path_that_cannot_be_taken_is_an_error(name, monkeypatch):
     monkeypatch.setenv("QVAE_KERNEL", name)
     with pytest.raises(UsageError, match=f"QVAE_KERNEL={name}"):
         kernels.nearest(torch.ones(2, 3), torch.ones(4, 3))
+    with pytest.raises(UsageError, match=f"QVAE_KERNEL={name}"):  # where no path has a choice, too
+        kernels.nearest(torch.ones(2, 3).double(), torch.ones(4, 3).double())
 
 
 def test_without_the_library_torch_searches_and_says_why_once(monkeypatch, caplog):

@@ -80,12 +80,13 @@ def _triton(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _path(z: Tensor) -> str:
-    if z.dtype == torch.float64:
-        return "reference"
     device = z.device.type
     forced = os.environ.get("QVAE_KERNEL")
-    if forced:
-        return _forced(forced, device)
+    path = _forced(forced, device) if forced else None
+    if z.dtype == torch.float64:
+        return "reference"
+    if path:
+        return path
     if device == "cpu":
         _say_once()
         best = _best_engine()
