@@ -152,7 +152,11 @@ def test_one_quantizers_argument_is_set_behind_its_name(here, pictures, tmp_path
     parts = {name: open_run(tmp_path / "out" / f"{name}-0").recipe.model for name in ("fsq", "bsq")}
     assert parts["bsq"]["bottleneck"]["gamma"] == 7.5
     assert parts["fsq"]["bottleneck"]["evenness"] == "coverage"
-    for own, word in ((("bsq.levels", [2]), "levels"), (("bqs.gamma", 1.0), "bqs")):
+    for own, word in (
+        (("bsq.levels", [2]), "levels"),
+        (("bqs.gamma", 1.0), "bqs"),
+        (("lfq.gama", 1), "gama"),
+    ):
         with pytest.raises(QvaeError, match=word):
             run("refused", own)
     assert not (tmp_path / "refused").exists()

@@ -121,6 +121,10 @@ def compare(
     if seeds < 1 or not quantizers or len(set(quantizers)) < len(quantizers):
         raise UsageError(f"seeds={seeds}, quantizers={list(quantizers)}: needs some, each once")
     shared, own = _by_quantizer(overrides)
+    for name, told in own.items():
+        if told and name not in quantizers:  # of another call, and yet no place for slips
+            parts = arguments_for(name, bits=bits, dim=dim)
+            load_recipe(recipe, [*shared, ("model.bottleneck", parts), *told])
     jobs = []
     for seed in range(seeds):
         for name in quantizers:
