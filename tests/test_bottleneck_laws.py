@@ -287,6 +287,7 @@ def test_recomputation_does_not_count_twice(name):
         ("gumbel", {"temperature": 0.0}, "temperature=0.0"),
         ("fsq", {"levels": [8, 1]}, r"levels=\[8, 1\]"),
         ("fsq", {"levels": []}, r"levels=\[\]"),
+        ("fsq", {"levels": [10**7]}, "each a whole number from 2 to 65536"),
         ("fsq", {"overshoot_weight": -1.0}, "overshoot_weight=-1.0"),
         ("lfq", {"dim": 0}, "dim=0"),
         ("lfq", {"dim": 63}, "dim=63: must be at most 62"),

@@ -317,6 +317,11 @@ def test_bsq_s_gradient_is_that_of_the_normalisation():
     assert torch.allclose(z.grad, explicit.grad, atol=1e-6)
 
 
+def test_fsq_with_as_many_levels_as_it_takes_finds_every_code_again():
+    fsq, codes = FSQ(levels=[2**16]).eval(), torch.arange(2**16)[:, None]
+    assert torch.equal(fsq.encode(fsq.decode(codes)), codes)
+
+
 @pytest.mark.parametrize("cls", [LFQ, BSQ])
 def test_signs_stay_balanced_wherever_the_encoder_drifts(cls):
     quantizer = cls(dim=6, whitening="running").train()

@@ -14,6 +14,8 @@ from qvae.types import Latent
 
 __all__ = ["FSQ"]
 
+_MOST_LEVELS = 2**16  # with millions a bin near the ends is narrower than a float32 can say
+
 
 class FSQ(Quantizer):
     """Round each latent coordinate to a fixed number of levels.
@@ -31,7 +33,7 @@ class FSQ(Quantizer):
     number, the first digit lowest. Units: rate = cells * sum(ln L).
 
     Args:
-        levels: values per coordinate, each >= 2; their product is the codebook's size.
+        levels: values per coordinate, each 2 to 65,536; their product is the codebook's size.
         overshoot_weight: weight of the squared distance beyond the outermost value, >= 0.
         unused_weight: weight of how unevenly a batch uses pairs of digits, in nats a cell
             (:func:`~qvae.bottlenecks.terms.unused_pairs`), >= 0.
@@ -39,7 +41,7 @@ class FSQ(Quantizer):
             frequent codes be, see :func:`~qvae.bottlenecks.terms.uncovered`.
 
     Raises:
-        ValueError: if levels is empty, a level is below 2, or the product exceeds 2**62.
+        ValueError: if levels is empty, one is out of its range, or the product exceeds 2**62.
 
     Example:
         >>> FSQ(levels=[8, 5, 5, 5]).codebook_sizes
@@ -59,9 +61,11 @@ class FSQ(Quantizer):
         evenness: Evenness = "entropy",
     ) -> None:
         super().__init__()
-        if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
+        fits = all(size == int(size) and 2 <= size <= _MOST_LEVELS for size in levels)
+        if not levels or not fits or math.prod(levels) > 2**62:
             raise ValueError(
-                f"levels={list(levels)}: needs at least one, each at least 2, product <= 2**62"
+                f"levels={list(levels)}: needs at least one, each a whole number from 2 to "
+                f"{_MOST_LEVELS}, product <= 2**62"
             )
         require_not_negative(overshoot_weight=overshoot_weight, unused_weight=unused_weight)
         require_evenness(evenness)
