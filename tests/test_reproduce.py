@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from qvae.cli.main import main
-from qvae.errors import UsageError
+from qvae.errors import QvaeError, UsageError
 from qvae.reports import reproduce
 from qvae.reports.beta_vae import _one_protocol
 from qvae.reports.disentanglement import PROTOCOLS, PUBLISHED
@@ -124,6 +124,22 @@ def test_the_disentanglement_table_has_a_column_for_each_protocol(tmp_path, caps
     assert all(set(PROTOCOLS) <= set(row["ours"]) for row in report["rows"])
     assert all(row["published"]["source"] != "paper" for row in report["rows"])
     assert "read in a text that quotes the paper" in report["table"]
+
+
+def test_scores_of_another_recipe_are_not_taken_over(pictures, tmp_path):
+    study = Study(folder=tmp_path, data=pictures, is_quick=True, progress=False)
+    old = study.recipe("aevb", {"data.path": pictures, "encoder.hidden": [3]})
+    assert study.score("a", old, lambda run, data: {"first": 1}) == {"first": 1}
+    now = study.recipe("aevb", {"data.path": pictures, "encoder.hidden": [4]})
+    with pytest.raises(UsageError, match=r"hidden=\[3\], and this study asks for \[4\]"):
+        study.score("a", now, lambda run, data: {})
+
+
+def test_a_slip_in_the_first_words_leaves_the_folder_free(pictures, tmp_path):
+    for wrong in (None, str(tmp_path / "none.npz")):
+        with pytest.raises(QvaeError):
+            reproduce_paper("aevb", tmp_path / "r", data=wrong, is_quick=True, progress=False)
+        assert not (tmp_path / "r").exists()
 
 
 def test_other_words_in_the_same_folder_are_refused(pictures, tmp_path):

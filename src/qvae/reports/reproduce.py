@@ -6,13 +6,14 @@ stood. A published value stands beside ours with its source; one that was only r
 printed as such.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qvae.config import Recipe, load_recipe
-from qvae.errors import UsageError
+from qvae.errors import QvaeError, UsageError
 from qvae.registry import did_you_mean, import_attribute
 from qvae.runs.loading import Run, open_run, open_run_data
 from qvae.runs.training import train_recipe
@@ -148,13 +149,15 @@ class Study:
         path = self.folder / "runs" / name
         done = path / "scores.json"
         if done.is_file():
+            _require_recipe(path, load_recipe(path), recipe)
             return dict(read_json(done))
         if not (path / "model").is_dir():
             self.tell(f"{name}: {recipe.train['steps']} steps")
             options: dict[str, Any] = {"device": self.device, "progress": self.progress}
             train_recipe(recipe, run=path, resume=True, **options)
         run = open_run(path, device=resolve_device(self.device))
-        _require_recipe(run, recipe)
+        assert run.recipe is not None, "training wrote it"
+        _require_recipe(path, run.recipe, recipe)
         scores = dict(measure(run, open_run_data(run)))
         write_json(path / _SCORED, {"device": device_name(run.device)})
         write_json(done, scores)
@@ -185,14 +188,13 @@ def _machine(env: Mapping[str, Any]) -> str:
     return f"{place}, {threads}, {env['precision']}, {versions}"
 
 
-def _require_recipe(run: Run, recipe: Recipe) -> None:
+def _require_recipe(path: Path, found: Recipe, recipe: Recipe) -> None:
     """Refuse a finished run that something else than its precision sets apart."""
-    assert run.recipe is not None, "training wrote it"
-    was, asked = (leaves(part.resolved()) for part in (run.recipe, recipe))
+    was, asked = (leaves(part.resolved()) for part in (found, recipe))
     for key in sorted({*was, *asked} - {"train.precision"}):
         if was.get(key) != asked.get(key):
             raise UsageError(
-                f"{run.path}: was trained with {key}={was.get(key)!r}, and this study asks for "
+                f"{path}: was trained with {key}={was.get(key)!r}, and this study asks for "
                 f"{asked.get(key)!r}; choose another --run"
             )
 
@@ -243,8 +245,15 @@ def reproduce_paper(
         tell=tell,
     )
     facts = {"paper": name, "data": data, "is_quick": is_quick, "seed": seed, "steps": steps}
-    _claim(folder, facts)
-    findings: Findings = import_attribute(PAPERS[name])(study)
+    is_new = _claim(folder, facts)
+    try:
+        findings: Findings = import_attribute(PAPERS[name])(study)
+    except QvaeError:
+        if is_new and not (folder / "runs").exists():  # a slip in the words costs no folder
+            (folder / "study.json").unlink()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     machine = {"trained on": study.trained_on(), "scored": study.scored_on()}
     findings = replace(findings, protocol={**findings.protocol, **machine})
     report = asdict(findings)
@@ -253,8 +262,8 @@ def reproduce_paper(
     return {**report, "table": table(findings)}
 
 
-def _claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Make the folder this study's; refuse one that holds something else."""
+def _claim(folder: Path, facts: dict[str, Any]) -> bool:
+    """Make the folder this study's; refuse one that holds something else. Say if it is new."""
     path = folder / "study.json"
     if path.is_file():
         found = read_json(path)
@@ -262,11 +271,12 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
         if changed:
             was = ", ".join(f"{key}={found.get(key)!r}" for key in changed)
             raise UsageError(f"run={str(folder)!r}: holds a study with {was}; choose another --run")
-        return
+        return False
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"run={str(folder)!r}: holds files that are no study; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, facts)
+    return True
 
 
 def table(findings: Findings) -> str:
