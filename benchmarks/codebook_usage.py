@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--quantizers", nargs="+", help="default: all, above 14 bits without ibq")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of recipe or quantizer"
+    )
     args = parser.parse_args()
     changes: dict[str, Any] = NETWORK | TRAIN | AIDS | {"train.steps": args.steps}
     for word in args.set:
