@@ -123,8 +123,7 @@ def ssim(
             f"x has spatial sizes {tuple(x.shape[2:])}: SSIM needs at least window={window} each"
         )
     a, b = _double(recon), _double(x)
-    weights = _bell(window, sigma).to(a.device)
-    moments = _blur(torch.stack([a, b, a * a, b * b, a * b]), weights)
+    moments = _blur(torch.stack([a, b, a * a, b * b, a * b]), _bell(window, sigma))
     mean_a, mean_b, square_a, square_b, product = moments
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
