@@ -21,7 +21,7 @@ from qvae.store import read_json, write_json
 from qvae.train.engine import resolve_device
 from qvae.train.files import write_text
 from qvae.train.log import device_name
-from qvae.train.settings import leaves
+from qvae.train.settings import changed_leaves
 
 __all__ = ["PAPERS", "Findings", "Published", "Row", "Study", "reproduce_paper", "table"]
 
@@ -148,16 +148,14 @@ class Study:
         """
         path = self.folder / "runs" / name
         done = path / "scores.json"
-        if done.is_file():
-            _require_recipe(path, load_recipe(path), recipe)
-            return dict(read_json(done))
-        if not (path / "model").is_dir():
+        if not done.is_file() and not (path / "model").is_dir():
             self.tell(f"{name}: {recipe.train['steps']} steps")
             options: dict[str, Any] = {"device": self.device, "progress": self.progress}
             train_recipe(recipe, run=path, resume=True, **options)
+        _require_recipe(path, load_recipe(path), recipe)
+        if done.is_file():
+            return dict(read_json(done))
         run = open_run(path, device=resolve_device(self.device))
-        assert run.recipe is not None, "training wrote it"
-        _require_recipe(path, run.recipe, recipe)
         scores = dict(measure(run, open_run_data(run)))
         write_json(path / _SCORED, {"device": device_name(run.device)})
         write_json(done, scores)
@@ -190,12 +188,11 @@ def _machine(env: Mapping[str, Any]) -> str:
 
 def _require_recipe(path: Path, found: Recipe, recipe: Recipe) -> None:
     """Refuse a finished run that something else than its precision sets apart."""
-    was, asked = (leaves(part.resolved()) for part in (found, recipe))
-    for key in sorted({*was, *asked} - {"train.precision"}):
-        if was.get(key) != asked.get(key):
+    for key, (was, asked) in changed_leaves(found.resolved(), recipe.resolved()).items():
+        if key != "train.precision":
             raise UsageError(
-                f"{path}: was trained with {key}={was.get(key)!r}, and this study asks for "
-                f"{asked.get(key)!r}; choose another --run"
+                f"{path}: was trained with {key}={was!r}, and this study asks for "
+                f"{asked!r}; choose another --run"
             )
 
 

@@ -178,7 +178,10 @@ def _check_same_run(
     facts = checkpoint.facts
     changed = changed_settings(facts["settings"], dataclasses.asdict(settings))
     if subject is not None and facts.get("subject") is not None:  # an older release kept none
-        changed += changed_leaves(facts["subject"], subject)
+        differing = changed_leaves(facts["subject"], subject)
+        changed += [
+            f"{key} was {was!r} and is now {now!r}" for key, (was, now) in differing.items()
+        ]
     if facts["num_samples"] != feed.num_samples:
         changed.append(f"num_samples was {facts['num_samples']} and is now {feed.num_samples}")
     if changed:

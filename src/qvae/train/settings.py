@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from qvae.errors import UsageError
 
-__all__ = ["TrainSettings", "changed_leaves", "changed_settings", "leaves"]
+__all__ = ["TrainSettings", "changed_leaves", "changed_settings"]
 
 _COUNTS = (
     "steps",
@@ -188,32 +188,23 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def changed_leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Name the leaves of nested dicts that differ, each by its dotted key.
+def changed_leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the leaves of nested dicts that differ: dotted key -> what it was, what it is.
 
     Example:
         >>> changed_leaves({"model": {"beta": 1.0, "name": "vae"}}, {"model": {"beta": 4.0}})
-        ['model.beta was 1.0 and is now 4.0', "model.name was 'vae' and is now None"]
+        {'model.beta': (1.0, 4.0), 'model.name': ('vae', None)}
     """
-    before, now = leaves(old), leaves(new)
-    return [
-        f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    before, now = _leaves(old), _leaves(new)
+    pairs = {key: (before.get(key), now.get(key)) for key in sorted({*before, *now})}
+    return {key: (was, is_now) for key, (was, is_now) in pairs.items() if was != is_now}
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name every leaf of nested dicts by its dotted key.
-
-    Example:
-        >>> leaves({"train": {"steps": 3}, "seed": 0})
-        {'train.steps': 3, 'seed': 0}
-    """
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     named: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        named |= leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        named |= _leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return named
 
 
