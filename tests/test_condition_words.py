@@ -70,7 +70,9 @@ def test_words_come_from_training_rows_and_room_from_all():
     assert np.isnan(values[[2, 4]]).all() and values[3].tolist() == [2, 1, 5, 1, 1]
     with pytest.raises(DataError, match="'c': no training sample has a value"):
         fit(["...", "", "red"], "c:text", 2)
-    with pytest.raises(DataError, match=r"c='red red .*\.\.\.' in row 2: has 257 words, .* 256"):
+    with pytest.raises(
+        DataError, match=r"c='red red .*\.\.\.' in row 2 of the data: has 257 words, .* 256"
+    ):
         fit(["red", "red " * 257], "c:text", 1)
     with pytest.raises(DataError, match="too many to be taken for categories.*or :text"):
         fit([f"sentence number {row}" for row in range(30)], "c")
@@ -93,10 +95,18 @@ def test_vectors_are_standardised_by_the_training_rows_number_by_number():
 @pytest.mark.parametrize(
     ("column", "request_", "sentence"),
     [
-        (["1 2", "1 2 3"], "c:vector", "c='1 2 3' in row 2: has 3 numbers, needs 2"),
-        (["1 2", "1 nan"], "c:vector", "c='1 nan' in row 2: needs a finite number"),
-        (np.array([[1, 2], [np.nan, 3]]), "c", "c='nan 3' in row 2: number 1 is nan, needs finite"),
-        (np.array([[1, 2], [3, np.inf]]), "c", "c='3 inf' in row 2: number 2 is inf, needs finite"),
+        (["1 2", "1 2 3"], "c:vector", "c='1 2 3' in row 2 of the data: has 3 numbers, needs 2"),
+        (["1 2", "1 nan"], "c:vector", "c='1 nan' in row 2 of the data: needs a finite number"),
+        (
+            np.array([[1, 2], [np.nan, 3]]),
+            "c",
+            "c='nan 3' in row 2 of the data: number 1 is nan, needs finite",
+        ),
+        (
+            np.array([[1, 2], [3, np.inf]]),
+            "c",
+            "c='3 inf' in row 2 of the data: number 2 is inf, needs finite",
+        ),
         (np.ones((2, 3)), "c:category", "column 'c': 3 numbers a sample are a vector, no category"),
         (np.ones((2, 3)), "c:text", "column 'c': 3 numbers a sample are a vector, no text"),
     ],
@@ -110,9 +120,13 @@ def test_a_bad_vector_is_named_with_its_row(column, request_, sentence):
 def test_settled_conditions_read_other_data_by_their_own_words_and_sizes():
     columns = {"caption": ["red cat"], "emb": np.array([[1.5, -2.0]])}
     assert encode_columns(columns, [CAPTION, VECTOR]).tolist() == [[5, 1, 0, 0, 0, 1, -1]]
-    with pytest.raises(DataError, match="caption='a a a a a a' in row 1: has 6 words.*room for 5"):
+    with pytest.raises(
+        DataError, match="caption='a a a a a a' in row 1 of the data: has 6 words.*room for 5"
+    ):
         encode_columns({"caption": ["a a a a a a"]}, [CAPTION])
-    with pytest.raises(DataError, match="age='1.5 -2' in row 1: 2 numbers are a vector"):
+    with pytest.raises(
+        DataError, match="age='1.5 -2' in row 1 of the data: 2 numbers are a vector"
+    ):
         encode_columns({"age": columns["emb"]}, [AGE])
 
 
@@ -405,11 +419,13 @@ def test_an_npz_brings_its_vectors(tmp_path):
     conditions = data.spec.conditions
     emb[7, 2] = np.nan
     np.savez(tmp_path / "y.npz", x=x, emb=emb, y=np.arange(40) % 2)
-    with pytest.raises(DataError, match=r"emb='.*' in row 8: number 3 is nan, needs finite"):
+    with pytest.raises(DataError, match=r"emb='.*' in row 8 of .*: number 3 is nan, needs finite"):
         Images(tmp_path / "y.npz", cond="emb")
     np.savez(tmp_path / "z.npz", x=x, emb=emb[:, :3], y=np.arange(40) % 2)
     other = Images(tmp_path / "z.npz")
-    with pytest.raises(DataError, match=r"emb='.*' in row 1: has 3 numbers, needs 6"):
+    with pytest.raises(DataError, match=r"emb='.*' in row 1 of .*: has 3 numbers, needs 6"):
         other.use_conditions(conditions)
-    with pytest.raises(DataError, match="no column 'embb'.*did you mean 'emb'"):
+    with pytest.raises(
+        DataError, match="cond='embb': no such column in .*x.npz; did you mean 'emb'"
+    ):
         Images(tmp_path / "x.npz", cond="embb")

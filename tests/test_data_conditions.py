@@ -167,9 +167,9 @@ def test_numbers_are_standardised_by_the_training_rows_only():
     assert condition.std == 1 and values.tolist() == [0, 0]
 
 
-def test_what_is_not_told_is_nan_and_so_is_a_category_that_training_never_saw():
+def test_what_is_not_told_is_nan():
     assert np.isnan(fit(["1", "", "nan"], "c:number")[1]).tolist() == [False, True, True]
-    condition, values = fit(["a", "b", "new"], "c", train=2)
+    condition, values = fit(["a", "b", ""], "c", train=2)
     assert condition.categories == ("a", "b") and np.isnan(values).tolist() == [False, False, True]
     with pytest.raises(DataError, match="no training sample has a value"):
         fit(["", " ", "a"], "c", train=2)
@@ -177,9 +177,22 @@ def test_what_is_not_told_is_nan_and_so_is_a_category_that_training_never_saw():
         fit(["nan", "NaN"], "c:number")
 
 
+def test_a_category_without_a_training_sample_is_refused():
+    with pytest.raises(DataError, match="c='new' in row 3 of the data: no training sample has it"):
+        fit(["a", "b", "new"], "c", train=2)
+    columns = {"c": ["a", "b", "new"]}
+    with pytest.raises(DataError, match=r"c='new' in 3.png: no training .*2 have: a, b\)"):
+        fit_conditions(
+            columns, parse_requests("c"), np.arange(2), names=["1.png", "2.png", "3.png"]
+        )
+    assert fit(["a", "b", "new"], "c")[0].categories == ("a", "b", "new")
+
+
 def test_a_bad_cell_is_named_with_its_row_also_outside_training():
     for train in (2, 3):
-        with pytest.raises(DataError, match="c='25:61' in row 3: hours go from 0 to 23"):
+        with pytest.raises(
+            DataError, match="c='25:61' in row 3 of the data: hours go from 0 to 23"
+        ):
             fit(["4:20", "4:21", "25:61"], "c:cyclic(12h)", train=train)
     with pytest.raises(DataError, match="c='x' in row 2"):
         fit(["4", "x", "5"], "c:number")
@@ -196,7 +209,7 @@ def test_a_missing_column_names_those_there_are():
 def test_settled_conditions_encode_other_data_and_refuse_what_they_do_not_know():
     condition, _ = fit(["a", "b"], "c")
     assert encode_columns({"c": ["b", "", "a"]}, [condition])[:, 0].tolist()[::2] == [1, 0]
-    with pytest.raises(DataError, match="c='z' in row 1: is not a category"):
+    with pytest.raises(DataError, match="c='z' in row 1 of the data: is not a category"):
         encode_columns({"c": ["z"]}, [condition])
 
 

@@ -85,7 +85,7 @@ def test_names_that_are_not_utf8_can_be_in_the_metadata(tmp_path):
     os.rename(tmp_path / "b.png", os.fsencode(tmp_path) + b"/\xe9.png")
     folder_of(tmp_path, ["a.png", "b.png"])
     (tmp_path / "metadata.csv").write_bytes(b"file,n\na.png,1\n\xe9.png,2\nb.png,3\n")
-    data = Images(tmp_path, cond="n")
+    data = Images(tmp_path, cond="n:number")
     assert len(all_names(data)) == 3
     # A category that is not UTF-8 must still fit into a model's JSON.
     (tmp_path / "metadata.csv").write_bytes(b"file,n\na.png,\xe9\n\xe9.png,\xe9\nb.png,\xe9\n")

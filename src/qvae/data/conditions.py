@@ -8,7 +8,7 @@ numeric column, or a vector of nothing but NaN) is NaN, "not told".
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ __all__ = [
 Kind = Literal["category", "number", "cyclic", "vector", "text"]
 Column = Sequence[str] | Shaped[np.ndarray, "_ _"]
 """A text for each sample, or a vector for each."""
+Place = Callable[[int], str]
+"""What errors call a row."""
 _KIND = re.compile(
     r"(category|number|cyclic|vector|text)(?:\(\s*(\d+(?:\.\d+)?)\s*([^\W\d_]{0,8})\s*\))?"
 )
@@ -101,9 +103,11 @@ def _parse_request(text: str) -> ConditionRequest:
     return ConditionRequest(name=name, kind=word, period=period, unit=match[3] or "")
 
 
-def _column(columns: Mapping[str, Column], name: str) -> Column:
+def _column(columns: Mapping[str, Column], name: str, where: str) -> Column:
     if name not in columns:
-        raise DataError(f"no column {name!r} in the data; {did_you_mean(name, list(columns))}")
+        raise DataError(
+            f"cond={name!r}: no such column in {where}; {did_you_mean(name, list(columns))}"
+        )
     return columns[name]
 
 
@@ -113,45 +117,68 @@ def fit_conditions(
     train_rows: np.ndarray,
     *,
     names: Sequence[str] | None = None,
+    where: str = "the data",
 ) -> tuple[tuple[Condition, ...], Float[np.ndarray, "n M"]]:
     """Settle each request on the training rows and encode every row.
 
     Categories, words, and the mean and deviation of numbers come from the training rows alone. A
-    category that only other rows have becomes NaN, because nothing can be learned about it, and
-    such a word is an unknown one. How many words there is room for follows from all rows. Without
-    a kind, a column of vectors is a vector, one of more than 20 different numbers a number, and
-    any other a category.
+    category that only other rows have is refused, because nothing can be learned about it; such a
+    word is an unknown one. How many words there is room for follows from all rows. Without a kind,
+    a column of vectors is a vector, one of more than 20 different numbers a number, and any other
+    a category.
 
     Args:
         columns: by their names, ``n`` rows each.
         requests: which columns, and their kinds.
         train_rows: indices of the training rows.
         names: what errors call the rows; None counts them.
+        where: what errors call the data.
 
     Returns:
         The conditions, and float32 ``[n, M]`` in their order.
 
     Raises:
-        DataError: a missing column, a value that its kind refuses, no value in any training row,
-            or a column of texts that are nearly all different and no kind.
+        DataError: a missing column, a value that its kind refuses, a category without a training
+            row, no value in any training row, or a column of texts that are nearly all different
+            and no kind.
 
     Example:
         >>> requests = parse_requests("label")
         >>> fit_conditions({"label": ["b", "a", "b"]}, requests, np.arange(3))[1].ravel()
         array([1., 0., 1.], dtype=float32)
     """
+    place = _placer(names, where)
     conditions = [
-        _fit(request, _column(columns, request.name), train_rows, names) for request in requests
+        _fit(request, _column(columns, request.name, where), train_rows, place)
+        for request in requests
     ]
-    encoded = encode_columns(columns, conditions, can_be_new=True, names=names)
-    return tuple(conditions), encoded
+    for condition in conditions:
+        if condition.kind == "category":
+            _refuse_unseen(condition, columns[condition.name], place)
+    return tuple(conditions), encode_columns(columns, conditions, names=names, where=where)
+
+
+def _refuse_unseen(condition: Condition, column: Column, place: Place) -> None:
+    """Refuse a category that only samples outside training have."""
+    known, other = set(condition.categories), ""
+    if all(is_number(text) for text in known):
+        other = f", or say {condition.name}:number"
+    for row, value in enumerate(column):
+        text = str(value).strip()
+        if text and text not in known:
+            raise DataError(
+                f"{condition.name}={shorten(text)!r} in {place(row)}: no training sample has it, "
+                f"so nothing can be learned about it ({len(known)} have: "
+                f"{shorten(', '.join(condition.categories))}); put one into train with a column "
+                f"split, leave the sample out{other}"
+            )
 
 
 def _fit(
     request: ConditionRequest,
     column: Column,
     train_rows: np.ndarray,
-    names: Sequence[str] | None,
+    place: Place,
 ) -> Condition:
     told = {row: column[row] for row in train_rows.tolist() if _is_told(column[row])}
     kind = request.kind or _guess_kind(request.name, list(told.values()))
@@ -170,8 +197,8 @@ def _fit(
         return replace(blank, categories=tuple(sorted(distinct, key=_natural)))
     if kind == "text":
         words = known_words(str(value) for value in told.values())
-        return replace(blank, categories=words, width=_room(request.name, column, names))
-    return _fit_numbers(blank, told, names)
+        return replace(blank, categories=words, width=_room(request.name, column, place))
+    return _fit_numbers(blank, told, place)
 
 
 def _guess_kind(name: str, told: Sequence[str | np.ndarray]) -> Kind:
@@ -191,14 +218,12 @@ def _guess_kind(name: str, told: Sequence[str | np.ndarray]) -> Kind:
     return "category"
 
 
-def _fit_numbers(
-    blank: Condition, told: Mapping[int, str | np.ndarray], names: Sequence[str] | None
-) -> Condition:
+def _fit_numbers(blank: Condition, told: Mapping[int, str | np.ndarray], place: Place) -> Condition:
     """Standardise each number of a vector, or the one there is, by the training rows."""
     first = next(iter(told.values()))
     if blank.kind == "vector":
         blank = replace(blank, width=len(first.split() if isinstance(first, str) else first))
-    rows = np.stack([_cell(blank, value, _place(row, names), False) for row, value in told.items()])
+    rows = np.stack([_cell(blank, value, place(row)) for row, value in told.items()])
     means = tuple(float(column.mean()) for column in rows.T)
     widths = (float(column.std()) for column in rows.T)
     stds = tuple(
@@ -209,13 +234,13 @@ def _fit_numbers(
     return replace(blank, mean=means, std=stds)
 
 
-def _room(name: str, column: Column, names: Sequence[str] | None) -> int:
+def _room(name: str, column: Column, place: Place) -> int:
     """Return how many words the longest text of all rows has."""
     counts = [len(words_of(str(text))) for text in column]
     row = int(np.argmax(counts))
     if counts[row] > MAX_WORDS:
         raise DataError(
-            f"{name}={shorten(str(column[row]))!r} in {_place(row, names)}: has {counts[row]} "
+            f"{name}={shorten(str(column[row]))!r} in {place(row)}: has {counts[row]} "
             f"words, a sentence has up to {MAX_WORDS}"
         )
     return counts[row]
@@ -228,8 +253,8 @@ def _natural(text: str) -> tuple[int, float, str]:
     return (1, 0.0, text)
 
 
-def _place(row: int, names: Sequence[str] | None) -> str:
-    return f"row {row + 1}" if names is None else names[row]
+def _placer(names: Sequence[str] | None, where: str) -> Place:
+    return lambda row: f"row {row + 1} of {where}" if names is None else names[row]
 
 
 def _is_told(value: str | np.ndarray, kind: Kind | None = None) -> bool:
@@ -241,15 +266,9 @@ def _is_told(value: str | np.ndarray, kind: Kind | None = None) -> bool:
     return bool(text) and (kind in (None, "category") or text != "nan")
 
 
-def _cell(
-    condition: Condition, value: str | np.ndarray, place: str, can_be_new: bool
-) -> Float[np.ndarray, " W"]:
-    untold = np.full(condition.width, math.nan)
+def _cell(condition: Condition, value: str | np.ndarray, place: str) -> Float[np.ndarray, " W"]:
     if not _is_told(value, condition.kind):
-        return untold
-    is_name = condition.kind == "category" and isinstance(value, str)
-    if can_be_new and is_name and str(value).strip() not in condition.categories:
-        return untold
+        return np.full(condition.width, math.nan)
     try:
         return numbers_of(condition, value)
     except ValueError as error:
@@ -261,16 +280,16 @@ def encode_columns(
     columns: Mapping[str, Column],
     conditions: Sequence[Condition],
     *,
-    can_be_new: bool = False,
     names: Sequence[str] | None = None,
+    where: str = "the data",
 ) -> Float[np.ndarray, "n M"]:
     """Encode columns with conditions that are settled, for instance a trained model's.
 
     Args:
         columns: by their names, ``n`` rows each.
         conditions: what the numbers mean.
-        can_be_new: take an unknown category for "not told" instead of refusing it.
         names: what errors call the rows; None counts them.
+        where: what errors call the data.
 
     Returns:
         float32 ``[n, M]``.
@@ -278,8 +297,9 @@ def encode_columns(
     Raises:
         DataError: a missing column or a value that breaks the rule of its kind.
     """
+    place = _placer(names, where)
     blocks = [
-        _encode(_column(columns, condition.name), condition, can_be_new, names)
+        _encode(_column(columns, condition.name, where), condition, place)
         for condition in conditions
     ]
     if not blocks:
@@ -287,15 +307,13 @@ def encode_columns(
     return wrap_cyclic(np.concatenate(blocks, axis=1), conditions)
 
 
-def _encode(
-    column: Column, condition: Condition, can_be_new: bool, names: Sequence[str] | None
-) -> Float[np.ndarray, "n W"]:
+def _encode(column: Column, condition: Condition, place: Place) -> Float[np.ndarray, "n W"]:
     rows = np.empty((len(column), condition.width), np.float32)
     known: dict[str, np.ndarray] = {}
     for row, value in enumerate(column):
         found = known.get(value) if isinstance(value, str) else None
         if found is None:
-            found = _cell(condition, value, _place(row, names), can_be_new)
+            found = _cell(condition, value, place(row))
             if isinstance(value, str):
                 known[value] = found
         rows[row] = found

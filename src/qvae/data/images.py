@@ -117,7 +117,11 @@ class Images(DataModule):
         self._rows = split_rows(samples.keys, samples.told)
         _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
-            self._columns, requests, self._rows["train"], names=samples.names
+            self._columns,
+            requests,
+            self._rows["train"],
+            names=samples.names,
+            where=printable(str(path)),
         )
         self._settle(conditions, cond_array)
 
@@ -145,7 +149,9 @@ class Images(DataModule):
             DataError: a missing column, or a value that the model does not know.
         """
         settled, samples = tuple(conditions), self._samples
-        self._settle(settled, encode_columns(self._columns, settled, names=samples.names))
+        where = printable(str(self.path))
+        encoded = encode_columns(self._columns, settled, names=samples.names, where=where)
+        self._settle(settled, encoded)
 
     def train(self) -> ArraySplit:
         """Return the training part."""
@@ -167,7 +173,10 @@ class Images(DataModule):
         """
         columns = self._samples.columns
         if name not in columns:
-            raise DataError(f"no column {name!r} in the data; {did_you_mean(name, list(columns))}")
+            raise DataError(
+                f"column={name!r}: no such column in {printable(str(self.path))}; "
+                f"{did_you_mean(name, list(columns))}"
+            )
         return [columns[name][row] for row in self._rows[part].tolist()]
 
     def read(self, path: str | Path) -> Float[Tensor, "C H W"]:
