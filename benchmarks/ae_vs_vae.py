@@ -28,10 +28,10 @@ from qvae.config import load_recipe
 from qvae.metrics.classifier_features import load_fashion_features
 from qvae.metrics.frechet import FeatureStatistics, RandomConvFeatures, frechet_distance
 from qvae.reports.sheets import save_frames, sheet
-from qvae.reports.timer import Timer
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parent / "ae_vs_vae.yaml"
@@ -145,8 +145,8 @@ def main() -> None:
                 ("seed", seed),
             ]
             run = args.runs / f"{name.lower()}_seed{seed}"
-            with Timer(seconds, run.name):
-                train_recipe(load_recipe(str(RECIPE), changes), run=run, resume=True)
+            train_recipe(load_recipe(str(RECIPE), changes), run=run, resume=True)
+            seconds[run.name] = trained_seconds(run)
             opened = open_run(run)
             assert isinstance(opened.model, Autoencoder)
             data = open_run_data(opened)

@@ -24,6 +24,7 @@ from qvae.runs.scores import evaluate_run
 from qvae.runs.tokens import decode_tokens, encode_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 TOKENIZERS = {
@@ -43,9 +44,9 @@ def main() -> None:
     seconds: dict[str, float] = {}
     report: dict[str, Any] = {"data": "Fashion-MNIST, test split 10,000", "tokenizers": {}}
     for title, name in TOKENIZERS.items():
-        with Timer(seconds, name):
-            changes = [("data.path", str(args.data)), ("data.cond", "label")]
-            train_recipe(load_recipe(name, changes), run=args.runs / name, resume=True)
+        changes = [("data.path", str(args.data)), ("data.cond", "label")]
+        train_recipe(load_recipe(name, changes), run=args.runs / name, resume=True)
+        seconds[name] = trained_seconds(args.runs / name)
         run = open_run(args.runs / name)
         scores = evaluate_run(run, open_run_data(run))
         report["tokenizers"][title] = {"recipe": name, "scores": scores}
@@ -65,9 +66,9 @@ def prior(runs: Path, seconds: dict[str, float]) -> dict[str, Any]:
     if not tokens.exists():
         with Timer(seconds, "encode"):
             encode_data(run.require_tokenizer(), open_run_data(run), tokens)
-    with Timer(seconds, "prior"):
-        recipe = load_recipe("token_prior", [("data.path", str(tokens))])
-        train_recipe(recipe, run=runs / "prior", resume=True)
+    recipe = load_recipe("token_prior", [("data.path", str(tokens))])
+    train_recipe(recipe, run=runs / "prior", resume=True)
+    seconds["prior"] = trained_seconds(runs / "prior")
     run = open_run(runs / "prior")
     data = open_run_data(run)
     with Timer(seconds, "decode 100 test samples"):

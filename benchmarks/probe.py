@@ -17,6 +17,7 @@ from qvae.reports.timer import Timer
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
+from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parent / "probe.yaml"
@@ -41,8 +42,8 @@ def main() -> None:
             ("train.steps", args.steps),
         ]
         run = args.runs / title.lower()
-        with Timer(seconds, f"train {title}"):
-            train_recipe(load_recipe(str(RECIPE), changes), run=run, resume=True)
+        train_recipe(load_recipe(str(RECIPE), changes), run=run, resume=True)
+        seconds[f"train {title}"] = trained_seconds(run)
         opened = open_run(run)
         with Timer(seconds, f"probe {title}"):
             found = probe_run(opened, open_run_data(opened), column="label")
