@@ -186,6 +186,18 @@ def test_a_learned_prior_is_what_the_weights_ask():
     assert abs(row["value"] + np.mean(log_p)) < 4 * row["draws_error"] + 1e-3
 
 
+@pytest.mark.parametrize("is_grey", [False, True])
+def test_only_pixels_that_are_0_or_1_have_a_log_p_under_coins(is_grey):
+    parts = {**linear_vae().config, "likelihood": {"name": "bernoulli"}}
+    model = build_autoencoder(parts, DataSpec(shape=(1, 5), levels=None)).eval()
+    x = np.ones((2, 1, 5), dtype=np.float32)
+    x[1, 0, 3] = 0.5 if is_grey else 0.0
+    rows = score_likelihood(model, ArraySplit(x), num_draws=4)
+    rows |= score_hmc(model, ArraySplit(x), num_draws=2, burn_in=2)
+    for row in rows.values():
+        assert ("log p(x)" not in row["unit"] and "no p(x)" in row["unit"]) == is_grey, row
+
+
 def test_chunks_do_not_change_what_a_stream_says():
     weights = 30 * torch.randn(60, 7)
     whole, parts = ImportanceStream(7), ImportanceStream(7)

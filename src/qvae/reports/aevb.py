@@ -111,7 +111,7 @@ def _marginal(study: Study) -> dict[str, Any]:
             "importance sampling": -by_draws["value"],
             "HMC": -by_hmc["value"],
             "errors by the draws": [by_draws["draws_error"], by_hmc["draws_error"]],
-            "drawn": [row["unit"].rpartition("-log p(x), ")[2] for row in (by_draws, by_hmc)],
+            "drawn": [row["drawn"] for row in (by_draws, by_hmc)],
             "ESS": by_draws["ess"],
             "ESS < 10": by_draws["ess_low"],
             "left out by HMC": by_hmc["left_out"],
@@ -154,7 +154,8 @@ def _protocol(study: Study, some: dict[str, Any], check: dict[str, Any]) -> dict
     train = recipe.train
     return {
         "data": f"{study.data_name}, {some['num_train']} to train, {some['num_test']} to test",
-        "pixels": "grey, as the chance of a 1; the paper does not say",
+        "pixels": "grey, as the chance of a 1, so that every log p(x) here is a log weight and no "
+        "density; the paper does not say",
         "network": "one hidden layer of 500 tanh units each way, Bernoulli",
         "training": f"{train['steps']} steps of {train['batch_size']}, AdamW, lr {train['lr']}",
         "bound": f"one draw a sample; at most {_MOST_TRAIN} samples of a part",
