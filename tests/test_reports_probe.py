@@ -1,6 +1,7 @@
 """Probes and disentanglement of runs: the commands, their protocols, and what they refuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from qvae.autoencoder import build_autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.cli.main import main
+from qvae.errors import UsageError
 from qvae.reports.disentanglement import (
     PROTOCOLS,
     PUBLISHED,
     beta_vae_scores,
     beta_vae_table,
+    evaluate_disentanglement,
     score_representation,
 )
 from qvae.reports.probe import probe_features
-from qvae.runs.loading import open_run
+from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.representations import (
     flat_codes,
     ica,
@@ -30,6 +33,7 @@ from qvae.runs.representations import (
     tabulated,
     true_factors,
 )
+from qvae.types import Condition, DataSpec
 
 RECIPE = """\
 data: {name: DATA}
@@ -138,7 +142,11 @@ def test_the_probe_equals_scikit_learn_at_the_strength_that_valid_chose():
 
 def test_a_probe_names_what_is_wrong_with_a_column(work, call, tmp_path):
     code, _, errors = call("eval", work / "images_ae", "--probe", "sid")
-    assert code == 3 and "no column 'sid' in the data; did you mean 'side'" in errors
+    assert (
+        code == 3
+        and "column='sid': no such column in " in errors
+        and "did you mean 'side'" in errors
+    )
     table = (work / "metadata.csv").read_text()
     for word, sentence in (("", "a sample of test has no label"), ("up", "test has 'up', which")):
         changed = tmp_path / (word or "empty")
@@ -185,6 +193,17 @@ def test_every_metric_of_a_run_on_shapes(work, call, name):
     )
     for row in scores.values():
         assert -0.2 <= row["value"] <= 1 and row["protocol"] and row["n"] > 0
+
+
+def test_codes_that_were_told_and_too_few_points_are_refused(work, call):
+    code, _, errors = call("eval", work / "shapes2d_vae", "--disentanglement", "--points", "1")
+    assert code == 2 and "points=1: must be at least 50" in errors
+    run = open_run(work / "shapes2d_vae")
+    conditions = (Condition(name="shape", kind="category", categories=("a", "b")),)
+    spec = DataSpec(shape=run.model.spec.shape, levels=2, conditions=conditions)
+    told = build_autoencoder({**run.model.config, "conditional": True}, spec)
+    with pytest.raises(UsageError, match="its encoder is told shape, so its codes may hold a fac"):
+        evaluate_disentanglement(replace(run, model=told), open_run_data(run))
 
 
 def test_the_factors_score_one_and_baselines_are_what_they_are_called():

@@ -68,6 +68,10 @@ PUBLISHED = {
 """Higgins et al. 2017, figure 6, in percent, and how we know: none was read in the paper itself."""
 
 
+_FEWEST = 50
+"""Points below which a classifier may not even see two of the factors."""
+
+
 def evaluate_disentanglement(
     run: Run, data: Any, *, points: int = 10_000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
@@ -76,21 +80,18 @@ def evaluate_disentanglement(
     Args:
         run: an autoencoder's, not a prior's.
         data: with ``factor_sizes``, such as ``shapes2d``.
-        points: of each metric, >= 2; half as many are held out.
+        points: of each metric, >= 50; half as many are held out.
         seed: of all draws.
 
     Returns:
         name -> ``{"value", "protocol", "n"}``.
 
     Raises:
-        UsageError: the run is a prior's, the data's factors are not known, or scikit-learn is
-            missing.
+        UsageError: the run is a prior's or its encoder is told conditions, the data's factors are
+            not known, ``points`` breaks its rule, or scikit-learn is missing.
     """
     model = _model_of(run)
-    if not hasattr(data, "factor_sizes"):
-        raise UsageError(
-            f"{run.path}: disentanglement is measured on data with known factors, such as shapes2d"
-        )
+    _check(run, model, data, points)
     num = int(np.prod(data.factor_sizes))
     represent = model_codes(model, data)
     if 2 * 64 * points > num:
@@ -273,6 +274,21 @@ def _model_of(run: Run) -> Autoencoder:
     if not isinstance(run.model, Autoencoder):
         raise UsageError(f"{run.path}: is the run of a prior; give its tokenizer's run")
     return run.model
+
+
+def _check(run: Run, model: Autoencoder, data: Any, points: int) -> None:
+    if not hasattr(data, "factor_sizes"):
+        raise UsageError(
+            f"{run.path}: disentanglement is measured on data with known factors, such as shapes2d"
+        )
+    if model.conditioner is not None:
+        told = ", ".join(condition.name for condition in run.conditions)
+        raise UsageError(
+            f"{run.path}: its encoder is told {told}, so its codes may hold a factor that they "
+            "never looked for; disentanglement is measured on a model without conditions"
+        )
+    if points < _FEWEST:
+        raise UsageError(f"points={points}: must be at least {_FEWEST}")
 
 
 def _row(value: float, protocol: str, num: int) -> dict[str, Any]:
