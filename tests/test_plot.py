@@ -264,6 +264,18 @@ def test_every_kind_is_drawn(runs, call, tmp_path, run, kind, size):
         assert size is None or picture.size == size
 
 
+def test_a_traversal_says_which_coordinates_its_rows_are(runs, call, tmp_path):
+    words = ["plot", runs / "vae", "--kind", "traversal", "-o", tmp_path / "p.png"]
+    code, out, errors = call(*words, "-n", "3", "--json")
+    assert code == 0 and errors == ""
+    dims = json.loads(out)["dims"]
+    assert [row["kl"] for row in dims] == sorted((row["kl"] for row in dims), reverse=True)
+    assert len({row["dim"] for row in dims}) == 3
+    code, out, errors = call(*words, "-n", "99")
+    assert code == 0 and "num=99: there are 4 rows to draw" in errors
+    assert f"by KL in nats: {dims[0]['dim']} ({dims[0]['kl']:.2f})" in out
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
 @pytest.mark.parametrize("kind", ["traversal", "interpolation"])
 def test_films_move(runs, call, tmp_path, suffix, kind):
@@ -284,7 +296,7 @@ def test_a_scatter_is_coloured_by_a_column(runs, call, tmp_path):
     page = np.asarray(Image.open(tmp_path / "s.png"))
     assert all((page == colour).all(-1).any() for colour in colours(3))
     code, _, errors = call(*words, "--column", "kind")
-    assert code == 3 and "no column 'kind' in the data" in errors
+    assert code == 3 and "column='kind': no such column in " in errors
 
 
 def test_a_scatter_takes_the_first_category_unless_told(runs, call, tmp_path):
@@ -416,7 +428,7 @@ def test_a_kind_without_a_file_is_written_to_the_run(runs, call, tmp_path):
     ("words", "code", "sentence"),
     [
         (["-o", "p.png"], 2, "-o: goes with --kind"),
-        (["--column", "kind"], 3, "no column 'kind' in the data"),
+        (["--column", "kind"], 3, "column='kind': no such column in "),
         (["--cond", "label=1"], 2, "this model hears no conditions"),
         (["--data", "nowhere.npz"], 3, "nowhere.npz: no such file or folder"),
     ],

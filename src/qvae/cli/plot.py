@@ -78,4 +78,6 @@ def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 def _line(row: dict[str, Any]) -> str:
     frames = f", {row['frames']} frames" if row["frames"] > 1 else ""
-    return f"{row['path']}: {row['width']}x{row['height']}{frames}"
+    dims = ", ".join(f"{item['dim']} ({item['kl']:.2f})" for item in row.get("dims", ()))
+    rows = f"; rows from above, by KL in nats: {dims}" if dims else ""
+    return f"{row['path']}: {row['width']}x{row['height']}{frames}{rows}"

@@ -1,6 +1,8 @@
 """Pictures of what a run has learned: one function a kind, each from a run to frames."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +20,9 @@ from qvae.runs.representations import require_untold
 from qvae.runs.sampling import sample_run
 from qvae.types import Batch
 
-__all__ = ["FILMS", "KINDS", "USES", "draw"]
+__all__ = ["FILMS", "KINDS", "USES", "Picture", "draw"]
 
+_ROWS = 8
 _COLUMNS = 10
 _STEPS = 11
 _FILM = 24
@@ -30,25 +33,36 @@ _AVERAGED, _SCATTERED = 1024, 5000
 Frames = list[UInt8[np.ndarray, "Y X 3"]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What was drawn, and what the rows are where a number says it."""
+
+    frames: Frames
+    """One, unless it is a film."""
+    rows: int | None = None
+    """How many rows, or tiles of a film, of the number that was asked for."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 def draw(
     run: Run,
     *,
     kind: str,
     data: Callable[[], DataModule],
-    num: int = 8,
+    num: int | None = None,
     column: str | None = None,
     cond: Mapping[str, str] | None = None,
     seed: int = 0,
     is_film: bool = False,
     tell: Callable[[str], None] = lambda _: None,
-) -> Frames:
-    """Return the frames of a kind of picture; one, unless it is a film.
+) -> Picture:
+    """Draw a kind of picture.
 
     Args:
         run: an autoencoder's; for samples, a prior's too.
         kind: a name of :data:`KINDS`; which of the others it uses is in :data:`USES`.
         data: opens the data.
-        num: rows, >= 1.
+        num: rows, >= 1; None is 8, and ``tell`` hears if there are fewer than asked for.
         column: labels for scatter; None is the first category that the encoder is not told.
         cond: what to tell the model for samples and manifold.
         seed: of which samples, and of what is drawn, >= 0.
@@ -60,8 +74,9 @@ def draw(
         DataError: the data cannot be read.
     """
     if kind == "samples":
-        x = sample_run(run, num=num * _COLUMNS, cond=cond, seed=seed, tell=tell)
-        return [sheet(x.unflatten(0, (num, _COLUMNS)))]
+        count = num or _ROWS
+        x = sample_run(run, num=count * _COLUMNS, cond=cond, seed=seed, tell=tell)
+        return Picture(frames=[sheet(x.unflatten(0, (count, _COLUMNS)))])
     if not isinstance(run.model, Autoencoder):
         raise UsageError(
             f"{run.path}: is the run of a prior; it has samples, its tokenizer the rest"
@@ -69,11 +84,15 @@ def draw(
     if kind == "manifold":
         row = told_row(run, cond or {}, tell=tell)
         rows = None if row is None else row[None]
-        return [sheet(manifold(run.model, side=_SIDE, cond=rows))]
+        return Picture(frames=[sheet(manifold(run.model, side=_SIDE, cond=rows))])
     if kind == "scatter":
         source = data()
-        return [_scatter(run.model, source, _label_column(run, source, column))]
-    return _BY_SAMPLES[kind](run.model, data(), num, seed, is_film)
+        label = _label_column(run, source, column)
+        return Picture(frames=[_scatter(run.model, source, label)])
+    picture: Picture = _BY_SAMPLES[kind](run.model, data(), num or _ROWS, seed, is_film)
+    if num is not None and picture.rows is not None and picture.rows < num:
+        tell(f"num={num}: there are {picture.rows} rows to draw")
+    return picture
 
 
 def _label_column(run: Run, data: DataModule, column: str | None) -> str | None:
@@ -100,12 +119,12 @@ def _some(model: Autoencoder, data: DataModule, num: int, seed: int) -> Batch:
 @torch.inference_mode()
 def _reconstructions(
     model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool
-) -> Frames:
+) -> Picture:
     """Pairs of rows: the samples above, their reconstructions below."""
     batch = _some(model, data, num * _COLUMNS, seed)
     recon = model.reconstruct(batch.x, batch.cond)
     pairs = torch.stack([_in_rows(batch.x), _in_rows(recon)], dim=1)
-    return [sheet(pairs.flatten(0, 1))]
+    return Picture(frames=[sheet(pairs.flatten(0, 1))], rows=len(pairs))
 
 
 def _in_rows(x: Tensor) -> Tensor:
@@ -114,26 +133,30 @@ def _in_rows(x: Tensor) -> Tensor:
     return x[: len(x) // columns * columns].unflatten(0, (-1, columns))
 
 
-def _traversal(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Frames:
+def _traversal(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Picture:
+    """A row for each coordinate, the one that carries most nats above."""
     batch = _some(model, data, _AVERAGED, seed)
     if is_film:  # there and back, slow at the ends
         values = _REACH * torch.sin(torch.linspace(0, 2 * torch.pi, _FILM + 1)[:-1])
     else:
         values = torch.linspace(-_REACH, _REACH, _STEPS)
     found = traverse(model, batch, index=0, values=values, most=num, seed=seed)
-    return _film(found.x) if is_film else [sheet(found.x)]
+    rows = [{"dim": dim, "kl": kl} for dim, kl in zip(found.dims, found.kl.tolist(), strict=True)]
+    frames = _film(found.x) if is_film else [sheet(found.x)]
+    return Picture(frames=frames, rows=len(rows), facts={"dims": rows})
 
 
 def _interpolation(
     model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool
-) -> Frames:
+) -> Picture:
     batch = _some(model, data, 2 * num, seed)
     if len(batch) < 2:
         raise UsageError("kind=interpolation: the test part has one sample, two are needed")
     if len(batch) % 2:
         batch = Batch(x=batch.x[:-1], cond=None if batch.cond is None else batch.cond[:-1])
     x = interpolate(model, batch, num_steps=_FILM if is_film else _STEPS)
-    return _film(torch.cat([x, x.flip(1)], dim=1)) if is_film else [sheet(x)]
+    frames = _film(torch.cat([x, x.flip(1)], dim=1)) if is_film else [sheet(x)]
+    return Picture(frames=frames, rows=len(x))
 
 
 def _film(x: Tensor) -> Frames:
@@ -142,7 +165,7 @@ def _film(x: Tensor) -> Frames:
 
 
 @torch.inference_mode()
-def _codes(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Frames:
+def _codes(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: bool) -> Picture:
     """Three rows: the samples, their codes as colours, their reconstructions."""
     bottleneck = model.bottleneck
     if not isinstance(bottleneck, Quantizer) or len(model.grid) != 2:
@@ -157,7 +180,7 @@ def _codes(model: Autoencoder, data: DataModule, num: int, seed: int, is_film: b
     recon = model.reconstruct(batch.x, batch.cond)
     fitted = torch.nn.functional.interpolate(maps, size=(height, width), mode="nearest")
     rows = [part.cpu().expand(-1, 3, -1, -1) for part in (batch.x, fitted, recon)]
-    return [sheet(torch.stack(rows))]
+    return Picture(frames=[sheet(torch.stack(rows))])
 
 
 @torch.inference_mode()
@@ -184,7 +207,7 @@ def _scatter(
     return scatter(points, labels)
 
 
-_BY_SAMPLES: dict[str, Callable[..., Frames]] = {
+_BY_SAMPLES: dict[str, Callable[..., Picture]] = {
     "reconstructions": _reconstructions,
     "traversal": _traversal,
     "interpolation": _interpolation,

@@ -46,7 +46,8 @@ def plot_run(
             far as :data:`~qvae.reports.pictures.USES` lists them for the kind.
 
     Returns:
-        The path, how many frames, and their width and height.
+        The path, how many frames, their width and height; of a traversal ``dims``, too: for each
+        row which coordinate it is and its KL in nats.
 
     Raises:
         UsageError: an unknown kind or suffix, a kind that this model has not, or an option that
@@ -118,11 +119,12 @@ def _write(
 ) -> dict[str, Any]:
     wishes = {name: value for name, value in options.items() if value is not None}
     is_film = path.suffix in ANIMATED
-    frames = draw(run, kind=kind, data=data, is_film=is_film, tell=tell, **wishes)
+    picture = draw(run, kind=kind, data=data, is_film=is_film, tell=tell, **wishes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_frames(frames, path)
-    height, width = frames[0].shape[:2]
-    return {"path": str(path), "frames": len(frames), "width": width, "height": height}
+    save_frames(picture.frames, path)
+    height, width = picture.frames[0].shape[:2]
+    size = {"frames": len(picture.frames), "width": width, "height": height}
+    return {"path": str(path), **size, **picture.facts}
 
 
 def _takers(name: str) -> str:
