@@ -3,6 +3,7 @@
 import json
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +141,21 @@ def test_a_slip_in_the_first_words_leaves_the_folder_free(pictures, tmp_path):
         with pytest.raises(QvaeError):
             reproduce_paper("aevb", tmp_path / "r", data=wrong, is_quick=True, progress=False)
         assert not (tmp_path / "r").exists()
+
+
+def test_data_may_be_named_in_another_way_and_a_paper_that_has_its_own_takes_none(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    words = ["reproduce", "aevb", "--run", str(tmp_path / "r"), "--quick", "--steps", "3"]
+    assert main([*words, "--data", pictures]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.chdir(Path(pictures).parent)
+    monkeypatch.setattr(reproduce, "train_recipe", None)  # would fail if it were called
+    assert main([*words, "--data", f"./{Path(pictures).name}"]) == 0
+    assert capsys.readouterr().out == first
+    code = main(["reproduce", "beta-vae", "--data", pictures, "--run", str(tmp_path / "b")])
+    assert code == 2 and "this paper makes its own data" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 def test_other_words_in_the_same_folder_are_refused(pictures, tmp_path):

@@ -26,6 +26,7 @@ def reproduce(study: Study) -> Findings:
     beta; beside it stands a constant one, as in the paper. That does not say all that the metric
     takes, so each named protocol has a column, and none is chosen.
     """
+    study.refuse_data()
     recipes = {title: study.recipe(name, changes) for title, (_, name, changes) in _RUNS.items()}
     train, price = recipes["VAE"].train, recipes["beta-VAE"].model or {}
     for title, recipe in recipes.items():

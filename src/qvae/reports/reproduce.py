@@ -7,6 +7,7 @@ printed as such.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -106,6 +107,15 @@ class Study:
     progress: bool | str = True
     tell: Callable[[str], None] = lambda _: None
 
+    def refuse_data(self) -> None:
+        """Refuse data that a paper would never look at.
+
+        Raises:
+            UsageError: some was given.
+        """
+        if self.data is not None:
+            raise UsageError(f"--data={self.data!r}: this paper makes its own data; leave it out")
+
     def require_data(self) -> str:
         """Return the data's path.
 
@@ -173,6 +183,11 @@ class Study:
         return f"float32, on {' and '.join(places)}"
 
 
+def _absolute(path: str) -> str:
+    """Write a path in one way, wherever the words are typed next time."""
+    return os.path.normpath(Path(path).absolute())
+
+
 def _scorer(file: Path) -> str:
     """Name the device that scored a run; before there was a choice it was the processor."""
     name = read_json(file)["device"] if file.is_file() else "cpu"
@@ -189,7 +204,8 @@ def _machine(env: Mapping[str, Any]) -> str:
 def _require_recipe(path: Path, found: Recipe, recipe: Recipe) -> None:
     """Refuse a finished run that something else than its precision sets apart."""
     for key, (was, asked) in changed_leaves(found.resolved(), recipe.resolved()).items():
-        if key != "train.precision":
+        is_same = key == "data.path" and _absolute(was) == _absolute(asked)
+        if key != "train.precision" and not is_same:
             raise UsageError(
                 f"{path}: was trained with {key}={was!r}, and this study asks for "
                 f"{asked!r}; choose another --run"
@@ -231,6 +247,7 @@ def reproduce_paper(
         hint = did_you_mean(name, list(PAPERS)) or ";"
         raise UsageError(f"{name!r}: no such paper{hint} known: {', '.join(PAPERS)}")
     folder = Path(folder)
+    data = None if data is None else _absolute(data)
     study = Study(
         folder=folder,
         data=data,
@@ -264,6 +281,8 @@ def _claim(folder: Path, facts: dict[str, Any]) -> bool:
     path = folder / "study.json"
     if path.is_file():
         found = read_json(path)
+        if found.get("data") is not None:  # older ones hold the path as it was typed
+            found["data"] = _absolute(found["data"])
         changed = [key for key, value in facts.items() if found.get(key) != value]
         if changed:
             was = ", ".join(f"{key}={found.get(key)!r}" for key in changed)
