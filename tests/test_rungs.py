@@ -102,6 +102,13 @@ def test_capacity_pulls_the_mean_rate_from_both_sides():
         torch.testing.assert_close(kl.grad, torch.full((2, 2), 5.0 * side))
 
 
+RESIDUAL = {
+    "name": "residual",
+    "num_quantizers": 2,
+    "quantizer": {"name": "fsq", "levels": [8]},
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
@@ -118,7 +125,16 @@ def test_capacity_pulls_the_mean_rate_from_both_sides():
         ({"num_samples": 2, "edge_weight": 1.0}, "takes no swap_prob"),
         ({"num_samples": 5, "likelihood": OPTIMAL}, "num_samples=5: takes no sigma=optimal"),
         ({"num_samples": 2, "bottleneck": {"name": "fsq", "levels": [8]}}, "needs a gaussian"),
-        ({"free_bits": 1.0, "bottleneck": {"name": "identity", "dim": 4}}, "needs a gaussian"),
+        (
+            {"free_bits": 1.0, "bottleneck": {"name": "identity", "dim": 4}},
+            "free_bits=1.0: the rate of Identity is fixed",
+        ),
+        (
+            {"beta": 4.0, "capacity": 9.0, "bottleneck": {"name": "identity", "dim": 4}},
+            "beta=4.0, capacity=9.0: the rate of Identity is fixed",
+        ),
+        ({"beta": 0.5, "bottleneck": {"name": "fsq", "levels": [8]}}, "the rate of FSQ is fixed"),
+        ({"beta": 2.0, "bottleneck": RESIDUAL}, "the rate of Residual is fixed"),
         ({"bottleneck": {"dim": 0}}, "dim=0"),
         ({"bottleneck": {"prior_hidden": 0}}, "prior_hidden=0"),
         ({"bottleneck": {"name": "gaussian_tc", "dim": 4, "tc_weight": -1.0}}, "tc_weight=-1.0"),
@@ -132,7 +148,7 @@ def test_capacity_pulls_the_mean_rate_from_both_sides():
 def test_what_has_no_meaning_is_refused(changes, rule):
     changes = dict(changes)
     bottleneck = changes.get("bottleneck", {})
-    if bottleneck.get("name") == "fsq":
+    if bottleneck.get("name") in ("fsq", "residual"):
         with pytest.raises(ValueError, match=rule):
             build_autoencoder({**make().config, **changes}, SPEC)
         return

@@ -111,6 +111,7 @@ def test_names_of_the_codes(fitted):
         ({"beta": -1.0}, "beta=-1.0: must be finite and >= 0"),
         ({"beta": math.nan}, "beta=nan: must be finite and >= 0"),
         ({"beta": math.inf}, "beta=inf: must be finite and >= 0"),
+        ({"beta": 4.0, "bottleneck": "identity"}, "beta=4.0: goes with bottleneck='gaussian'"),
         ({"beta": "4"}, "beta='4': must be finite and >= 0"),
     ],
 )

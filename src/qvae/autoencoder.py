@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qvae import registry
 from qvae.bottlenecks.base import Bottleneck
 from qvae.bottlenecks.gaussian import Gaussian
+from qvae.errors import UsageError
 from qvae.likelihoods import Likelihood
 from qvae.networks.condition import ConditionFeatures
 from qvae.objectives import RatePrice, edge_error, importance_bound
@@ -76,7 +77,8 @@ class Autoencoder(nn.Module):
             penalty: thin things are a small part of the likelihood and are learned late.
 
     Raises:
-        ValueError: a negative weight, a probability outside [0, 1), what does not go together.
+        ValueError: a negative weight, a probability outside [0, 1), a price for a rate that is
+            fixed, what does not go together.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"edge_weight={edge_weight}: must not be negative")
         if not 0 <= swap_prob < 1:
             raise ValueError(f"swap_prob={swap_prob}: must be in [0, 1)")
+        _check_price(self.price, bottleneck)
         _check_samples(num_samples, self.price, bottleneck, likelihood)
         if num_samples > 1 and (swap_prob or edge_weight):
             raise ValueError(f"num_samples={num_samples}: takes no swap_prob and no edge_weight")
@@ -236,6 +239,17 @@ class Autoencoder(nn.Module):
         return torch.where(swapped[..., None], z.roll(1, dims=0), z)
 
 
+def _check_price(price: RatePrice, bottleneck: Bottleneck) -> None:
+    """Refuse a price for a rate that it cannot change."""
+    plain = vars(RatePrice())
+    changed = [f"{name}={value}" for name, value in vars(price).items() if value != plain[name]]
+    if changed and bottleneck.has_fixed_rate:
+        raise ValueError(
+            f"{', '.join(changed)}: the rate of {type(bottleneck).__name__} is fixed, so its price "
+            "teaches nothing; needs a bottleneck such as gaussian"
+        )
+
+
 def _check_samples(
     num_samples: int, price: RatePrice, bottleneck: Bottleneck, likelihood: Likelihood
 ) -> None:
@@ -301,4 +315,9 @@ def _make(kind: str, config: Mapping[str, Any], *runtime: Any, **extra: Any) -> 
     component = registry.resolve(kind, arguments.pop("name"))
     takes = inspect.signature(component).parameters
     extra = {name: value for name, value in extra.items() if name != "turns" or name in takes}
-    return component(*runtime, **extra, **arguments)
+    try:
+        return component(*runtime, **extra, **arguments)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from error

@@ -181,6 +181,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         _check_whole("n_components", self.n_components, can_be_none=True)
         _check_whole("hidden", self.hidden, can_be_none=True)
         _check_number("beta", self.beta, is_zero_allowed=True)
+        if self.bottleneck == "identity" and self.beta != 1:
+            raise ValueError(f"beta={self.beta}: goes with bottleneck='gaussian'")
         return {
             "bottleneck": self.bottleneck,
             "n_components": int(self.n_components or min(max(columns // 2, 1), 32)),

@@ -110,6 +110,8 @@ class Bottleneck(nn.Module, ABC):
     """Width of the vectors it takes."""
     out_dim: int
     """Width of the vectors it returns."""
+    has_fixed_rate: bool = False
+    """Whether no weight changes the rate, so that to charge more or less for it teaches nothing."""
 
     @abstractmethod
     def forward(
@@ -137,6 +139,7 @@ class Quantizer(Bottleneck):
 
     codebook_sizes: tuple[int, ...]
     """Number of codes of each of the K codebooks."""
+    has_fixed_rate: bool = True
     num_levels: int | None = None
     """How many levels the codes have, coarse first, if any first few of them decode alone."""
 

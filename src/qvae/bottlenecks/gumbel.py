@@ -51,6 +51,8 @@ class Gumbel(KeptTable):
         (True, 1.386)
     """
 
+    has_fixed_rate: bool = False
+
     def __init__(
         self,
         *,

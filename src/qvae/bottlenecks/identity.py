@@ -30,6 +30,8 @@ class Identity(Bottleneck):
         [0.0, 0.0, 0.0]
     """
 
+    has_fixed_rate: bool = True
+
     def __init__(self, *, dim: int) -> None:
         super().__init__()
         require_positive(dim=dim)

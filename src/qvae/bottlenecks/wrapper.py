@@ -47,6 +47,11 @@ class Wrapper(Quantizer):
         return torch.stack([quantizer.is_started for quantizer in self._inner]).all()
 
     @property
+    def has_fixed_rate(self) -> bool:  # type: ignore[override]
+        """Whether none of them has a rate that weights change."""
+        return all(quantizer.has_fixed_rate for quantizer in self._inner)
+
+    @property
     def _inner(self) -> Sequence[Quantizer]:
         return list(self.quantizers)  # type: ignore[arg-type]  # a ModuleList of modules
 
