@@ -1,5 +1,6 @@
 """Tables of the continuous rungs: papers, what the KL buys, beta, probes, disentanglement."""
 
+from pathlib import Path
 from statistics import mean, median, stdev
 
 from committed import NONE_YET, machine_of, minutes, result, rows_of
@@ -16,7 +17,10 @@ def _one(values, digits):
 def paper_results():
     """The tables of papers as ``qvae reproduce`` writes them."""
     parts = []
-    for report in filter(None, map(result, PAPERS)):
+    for name in PAPERS:
+        report = result(name)
+        if report is None:
+            continue
         known = [row["published"] and Published(**row["published"]) for row in report["rows"]]
         rows = [
             Row(name=row["name"], ours=row["ours"], published=published)
@@ -24,6 +28,8 @@ def paper_results():
         ]
         title = f"{report['title']}: {report['protocol']['data'].split(',')[0]}"
         parts.append("##" + table(Findings(**{**report, "rows": rows, "title": title})))
+        if report["curves"]:
+            parts.append(f"![{title}](../benchmarks/results/{Path(name).stem}.png)")
     return "\n\n".join(parts) or NONE_YET
 
 

@@ -17,6 +17,7 @@ from committed import ROOT, result
 from qvae import config, recipe_files
 from qvae.llm import Vocabulary, write_packed
 from qvae.reports.bench_figure import draw, fingerprint
+from qvae.reports.curves_figure import draw_curves
 from tables import GENERATED
 from tables_code import PACKAGE
 
@@ -24,6 +25,12 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BENCHES = ("nearest", "nearest_large", "quantizer")
 """Benchmarks whose results are drawn, too."""
+STUDIES = ("aevb_fashion", "aevb_digits")
+"""Papers' tables whose curves are drawn."""
+
+
+def figure_of(name):
+    return ROOT / "benchmarks" / "results" / f"{name}.png"
 
 
 def named(paths):
@@ -177,16 +184,19 @@ def test_citation_has_what_cff_asks_for():
     assert citation["version"] == version[1]
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize("name", [*BENCHES, *STUDIES])
 def test_figures_are_of_the_committed_numbers(name):
-    picture = ROOT / "benchmarks" / "results" / f"{name}.png"
-    with Image.open(picture) as image:
+    with Image.open(figure_of(name)) as image:
         drawn = image.text["Description"]
-    assert drawn == fingerprint(result(f"{name}.json")), "run python tests/test_docs.py"
+    report = result(f"{name}.json")
+    numbers = report["curves"] if name in STUDIES else report
+    assert drawn == fingerprint(numbers), "run python tests/test_docs.py"
 
 
 if __name__ == "__main__":
     for bench in BENCHES:
-        draw(result(f"{bench}.json"), ROOT / "benchmarks" / "results" / f"{bench}.png")
+        draw(result(f"{bench}.json"), figure_of(bench))
+    for study in STUDIES:
+        draw_curves(result(f"{study}.json"), figure_of(study))
     for document in GENERATED:
         document.write_text(with_generated(document), encoding="utf-8")

@@ -12,6 +12,7 @@ from PIL import Image
 from qvae.cli.main import main
 from qvae.errors import QvaeError, UsageError
 from qvae.reports import reproduce
+from qvae.reports.bench_figure import fingerprint
 from qvae.reports.beta_vae import _one_protocol
 from qvae.reports.disentanglement import PROTOCOLS, PUBLISHED
 from qvae.reports.reproduce import Findings, Published, Row, Study, reproduce_paper, table
@@ -44,6 +45,11 @@ def test_a_paper_in_small_prints_its_table_and_is_not_done_twice(
     text = (tmp_path / "r" / "table.md").read_text()
     assert "from memory, not verified" in text and "MNIST 60k" in text
     assert text.strip() == report["table"].strip()
+    picture = tmp_path / "r" / "curves.png"
+    assert picture.is_file() == (paper == "aevb")
+    if picture.is_file():
+        with Image.open(picture) as image:
+            assert image.text["Description"] == fingerprint(report["curves"])
     again = json.loads((tmp_path / "r" / "results.json").read_text())
     assert again["rows"] == report["rows"]
 

@@ -50,7 +50,7 @@ def reproduce(study: Study) -> Findings:
         protocol=_protocol(study, found[sizes[0]], check),
         rows=rows,
         checks=_checks({size: row["test bound"] for size, row in found.items()}, check),
-        curves={str(size): row["curve"] for size, row in found.items()},
+        curves={f"Nz={size}": row["curve"] for size, row in found.items()},
     )
 
 
@@ -143,7 +143,10 @@ def _curve(run: Path, batch_size: int) -> list[dict[str, float]]:
     """The bound by training samples seen, as the figure shows it."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [
-        {"samples": float(row["step"] * batch_size), "valid bound": -row["nll"] - row["rate"]}
+        {
+            "training samples": float(row["step"] * batch_size),
+            "valid bound": -row["nll"] - row["rate"],
+        }
         for row in rows
         if row["split"] == "valid"
     ]

@@ -16,6 +16,7 @@ from typing import Any
 from qvae.config import Recipe, load_recipe
 from qvae.errors import QvaeError, UsageError
 from qvae.registry import did_you_mean, import_attribute
+from qvae.reports.curves_figure import draw_curves
 from qvae.runs.loading import Run, open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
@@ -88,7 +89,7 @@ class Study:
     """Where a paper's runs live, and how large they are.
 
     Args:
-        folder: holds ``runs/<name>``, ``results.json`` and ``table.md``.
+        folder: holds ``runs/<name>``, ``results.json``, ``table.md`` and ``curves.png``.
         data: path of the data, if the paper's data is not made here.
         is_quick: every step in small: proves the way, shows no number worth printing.
         seed: of every run.
@@ -226,6 +227,8 @@ def reproduce_paper(
 ) -> dict[str, Any]:
     """Run a paper's experiments and write ``results.json`` and ``table.md``.
 
+    A study with curves leaves them as ``curves.png``, too, where matplotlib is installed.
+
     Started again with the same words it goes on where it stopped. The other arguments are those of
     :class:`Study`.
 
@@ -273,6 +276,7 @@ def reproduce_paper(
     report = asdict(findings)
     write_json(folder / "results.json", report)
     write_text(folder / "table.md", table(findings) + "\n")
+    draw_curves(report, folder / "curves.png")
     return {**report, "table": table(findings)}
 
 
