@@ -54,20 +54,26 @@ def classes_of(rows: np.ndarray) -> np.ndarray:
 
 
 def representations() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return codes from perfect to useless, as functions of the rows."""
+    """Return codes from perfect to useless, as functions of the rows.
+
+    Noise is new at every call: a row that comes twice must not be known by its noise.
+    """
     rng = np.random.default_rng(0)
-    num = int(np.prod(SIZES))
-    scaled = classes_of(np.arange(num)) / np.array(SIZES)
     mix = np.linalg.qr(rng.standard_normal((4, 4)))[0]
-    extra = rng.standard_normal((num, 6))
-    tables = {
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        return classes_of(rows) / np.array(SIZES)
+
+    def noise(rows: np.ndarray, dim: int) -> np.ndarray:
+        return rng.standard_normal((len(rows), dim))
+
+    return {
         "factors": scaled,
-        "factors and 6 of noise": np.hstack([scaled, extra]),
-        "factors with noise": scaled + 0.15 * rng.standard_normal(scaled.shape),
-        "factors turned": scaled @ mix,
-        "noise": extra,
+        "factors and 6 of noise": lambda rows: np.hstack([scaled(rows), noise(rows, 6)]),
+        "factors with noise": lambda rows: scaled(rows) + 0.15 * noise(rows, 4),
+        "factors turned": lambda rows: scaled(rows) @ mix,
+        "noise": lambda rows: noise(rows, 6),
     }
-    return {name: table.__getitem__ for name, table in tables.items()}
 
 
 class Data:
