@@ -7,6 +7,7 @@ from tables_continuous import (
     ae_vs_vae_results,
     beta_sweep_results,
     disent_results,
+    latents_results,
     paper_results,
     probe_results,
     rung_results,
@@ -35,6 +36,7 @@ GENERATED = {
     ROOT / "docs" / "architecture.md": {"tree": source_tree},
     ROOT / "docs" / "continuous.md": {
         "papers": paper_results,
+        "latents": latents_results,
         "ae-vs-vae": ae_vs_vae_results,
         "beta-sweep": beta_sweep_results,
         "probe": probe_results,

@@ -37,6 +37,27 @@ PAPERS = ("aevb_fashion.json", "aevb_digits.json", "iwae_fashion.json", "beta_va
 """Files of results in the order of the page; each is a study's ``results.json``."""
 
 
+def latents_results():
+    report = result("latents.json")
+    if report is None:
+        return NONE_YET
+    kinds = {
+        "manifold": "the plane at even quantiles of the prior",
+        "scatter": "codes of test digits, by label",
+        "interpolation": "arcs between pairs of test digits",
+    }
+    dims = ", ".join(f"{row['dim']} ({row['kl']:.2f})" for row in report["traversal"])
+    lines = [
+        f"**{kind.capitalize()}**: {what}.\n\n![{what}](../benchmarks/results/latents_{kind}.png)"
+        for kind, what in kinds.items()
+    ]
+    lines.append(
+        f"**Traversal** of the 2-D shapes, a row a coordinate. From above, by KL in nats: {dims}."
+        "\n\n![one coordinate a row](../benchmarks/results/latents_traversal.png)"
+    )
+    return "\n\n".join(lines)
+
+
 def ae_vs_vae_results():
     report = result("ae_vs_vae.json")
     if report is None:
