@@ -180,22 +180,44 @@ def test_straight_through_gradient_is_exactly_one(name):
 @everywhere
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_masked_positions_touch_nothing(name, grid, dtype, training):
+    """Whatever is there, a NaN or an infinity too: nothing that counts depends on it."""
     z_e = torch.randn(6, *grid, started(name).in_dim).to(dtype)
     mask = torch.rand(6, *grid) < 0.5
-    changed = torch.where(mask[..., None], z_e, z_e + 100)
+    mask[0] = True
 
-    def run(z_e):
+    def run(there):
         bottleneck = started(name).train(training)
         torch.manual_seed(3)
-        latent = bottleneck(z_e, mask)
-        bottleneck.after_step()
-        return latent, state(bottleneck)
+        given = torch.where(mask[..., None], z_e, there).requires_grad_()
+        latent = bottleneck(given, mask)
+        (latent.z.float().square().sum() + latent.penalty.sum() + latent.rate.sum()).backward()
+        weights = {n: w.grad for n, w in bottleneck.named_parameters() if w.grad is not None}
+        if training:
+            bottleneck.after_step()
+        return latent, given.grad, weights, state(bottleneck)
 
-    (first, state_first), (second, state_second) = run(z_e), run(changed)
-    assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
-    assert torch.equal(first.z[mask], second.z[mask])
-    assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
-    assert same(state_first, state_second)
+    first, gradient, weights, after = run(z_e)
+    assert (gradient[~mask] == 0).all() and torch.isfinite(gradient).all()
+    assert all(torch.isfinite(grad).all() for grad in weights.values())
+    for there in (z_e + 100, math.nan, math.inf, -math.inf):
+        second, gradient_then, weights_then, after_then = run(there)
+        assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
+        assert torch.equal(first.z[mask], second.z[mask])
+        assert first.codes is None or torch.equal(first.codes[mask], second.codes[mask])
+        assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
+        assert torch.equal(gradient, gradient_then) and same(weights, weights_then)
+        assert same(after, after_then)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_nan_where_the_mask_counts_is_still_named(name):
+    quantizer = started(name).eval()
+    z_e = torch.randn(2, 3, quantizer.in_dim)
+    z_e[0, 1, 0] = z_e[1, 2, 1] = math.nan
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask[0, 1] = False
+    with pytest.raises(ValueError, match=re.escape("z[1, 2, 1] is nan")):
+        quantizer(z_e, mask)
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
@@ -238,7 +260,7 @@ def test_one_bad_latent_changes_no_codebook_entry_and_is_named_in_eval(name, gri
     quantizer(bad)
     quantizer.discard_step()
     assert same(before, state(quantizer))
-    with pytest.raises(ValueError, match=re.escape(f"z[{position}] is {value}")):
+    with pytest.raises(ValueError, match=re.escape(f"z{position} is {value}")):
         quantizer.eval()(bad)
 
 

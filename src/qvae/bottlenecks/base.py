@@ -15,7 +15,8 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 - ``encode(decode(c)) == c`` for every code (wrappers are exempt);
 - codes are int64, in range, and do not depend on the grid's rank or on the rest of the batch;
 - in eval mode a sample's loss does not depend on its batch, and no buffer changes;
-- masked positions touch neither loss nor codebook nor usage;
+- masked positions touch neither loss nor codebook nor usage, and it does not matter what is there,
+  a NaN neither: a call reads them as 0, and they get no gradient;
 - distances are float32 under any autocast, and bfloat16 input gives the codes of its values.
 """
 
@@ -81,7 +82,7 @@ def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
         torch._assert_async(is_finite, f"{who}: z holds a NaN or an infinity: must be finite")
     elif not is_finite:
         position = torch.nonzero(~torch.isfinite(z_e))[0].tolist()
-        raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
+        raise ValueError(f"{who}: z{position} is {z_e[tuple(position)].item()}: must be finite")
 
 
 def require_codes(codes: Int[Tensor, "*N K"], sizes: Sequence[int]) -> None:
@@ -110,6 +111,19 @@ class Bottleneck(nn.Module, ABC):
     """Width of the vectors it takes."""
     out_dim: int
     """Width of the vectors it returns."""
+
+    def __call__(
+        self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
+    ) -> Latent:
+        """Call ``forward`` with vectors that are 0 where they are masked.
+
+        What is there may be anything, such as what a network makes of padding. It is replaced and
+        not multiplied by 0, since 0 times NaN is NaN, in a loss as in a gradient.
+        """
+        if mask is not None:
+            z_e = torch.where(mask[..., None], z_e, 0.0)
+        latent: Latent = super().__call__(z_e, mask)
+        return latent
 
     @abstractmethod
     def forward(

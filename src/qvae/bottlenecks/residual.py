@@ -89,7 +89,9 @@ class Residual(Wrapper):
         z, latents = torch.zeros_like(rest), []
         for level, quantizer in enumerate(self._inner):
             keep = every & (used > level)
-            latent = quantizer(rest * self._scale(level), keep if mask is None else keep & mask)
+            counted = keep if mask is None else keep & mask
+            # Not a call: masked vectors are 0 already, and what is dropped here keeps its codes.
+            latent = quantizer.forward(rest * self._scale(level), counted)
             step = torch.where(keep[..., None], latent.z / self._scale(level), 0.0)
             z = z + step
             if level:
