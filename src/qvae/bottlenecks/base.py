@@ -23,6 +23,8 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,8 +37,10 @@ from qvae.types import Latent
 __all__ = [
     "Bottleneck",
     "Quantizer",
+    "require_above_zero",
     "require_codes",
     "require_finite",
+    "require_levels",
     "require_not_negative",
     "require_positive",
     "require_width",
@@ -46,17 +50,52 @@ _MOST_COUNTED = 2**20
 
 
 def require_positive(**values: int) -> None:
-    """Raise ValueError for the first value below 1, by name."""
+    """Raise ValueError for the first value that is no integer or below 1, by name.
+
+    Example:
+        >>> require_positive(dim=0)
+        Traceback (most recent call last):
+        ValueError: dim=0: must be at least 1
+    """
     for name, value in values.items():
+        if not _is_whole(value):
+            raise ValueError(f"{name}={value!r}: must be a whole number")
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
 
 
+def require_levels(
+    levels: Sequence[int], rule: str, *, least: int, most: int | None = None
+) -> None:
+    """Raise ValueError with the rule unless all are integers in their range."""
+    is_list = isinstance(levels, Sequence) and not isinstance(levels, str)
+    if not is_list or not all(_is_whole(level) and level >= least for level in levels):
+        raise ValueError(f"levels={levels!r}: {rule}")
+    if most is not None and any(level > most for level in levels):
+        raise ValueError(f"levels={levels!r}: {rule}")
+
+
 def require_not_negative(**values: float) -> None:
-    """Raise ValueError for the first value below 0 or not finite, by name."""
+    """Raise ValueError for the first value that is no number, below 0 or not finite, by name."""
     for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: must be finite and not negative")
+        if not (_is_number(value) and 0 <= value < math.inf):
+            raise ValueError(f"{name}={value!r}: must be finite and not negative")
+
+
+def require_above_zero(**values: float) -> None:
+    """Raise ValueError for the first value that is no number, not above 0 or infinite, by name."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r}: must be finite and above 0")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python or of NumPy; True and 2.0 are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite, require_positive
+from qvae.bottlenecks.base import Quantizer, require_finite, require_levels, require_positive
 from qvae.bottlenecks.estimators import straight_through
 from qvae.types import Latent
 
@@ -54,10 +54,10 @@ class PostHoc(Quantizer):
     def __init__(self, *, dim: int = 16, levels: Sequence[int] = (2,) * 16) -> None:
         super().__init__()
         require_positive(dim=dim)
-        if len(levels) != dim or min(levels) < 1 or max(levels) < 2:
-            raise ValueError(
-                f"levels={list(levels)}: needs dim={dim} numbers, each at least 1, one at least 2"
-            )
+        rule = f"needs dim={dim} whole numbers, each at least 1, one at least 2"
+        require_levels(levels, rule, least=1)
+        if len(levels) != dim or max(levels) < 2:
+            raise ValueError(f"levels={levels!r}: {rule}")
         self.in_dim, self.out_dim = 2 * dim, dim
         self.levels = tuple(levels)
         self.codebook_sizes = tuple(level for level in levels if level > 1)

@@ -1,12 +1,15 @@
 """Residual quantization: each level codes what the levels before it left over."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qvae.bottlenecks.base import require_codes, require_positive
+from qvae.bottlenecks.base import (
+    require_above_zero,
+    require_codes,
+    require_not_negative,
+    require_positive,
+)
 from qvae.bottlenecks.wrapper import Inner, Wrapper, build_inner, mean_metrics
 from qvae.types import Latent
 
@@ -60,10 +63,10 @@ class Residual(Wrapper):
     ) -> None:
         super().__init__()
         require_positive(num_quantizers=num_quantizers)
-        if not 0 <= dropout_prob <= 1:
+        require_not_negative(dropout_prob=dropout_prob)
+        if dropout_prob > 1:
             raise ValueError(f"dropout_prob={dropout_prob}: must be in [0, 1]")
-        if not 0 < growth < math.inf:
-            raise ValueError(f"growth={growth}: must be above 0")
+        require_above_zero(growth=growth)
         levels = [build_inner(quantizer) for _ in range(num_quantizers)]
         first = levels[0]
         if first.in_dim != first.out_dim:
