@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import math
 import re
 
@@ -230,6 +231,42 @@ def test_state_round_trips_and_a_missing_or_renamed_buffer_is_refused(name):
         broken[key + "_renamed"] = broken.pop(key)
         with pytest.raises(RuntimeError, match=key):
             make(name).load_state_dict(broken)
+
+
+MEANS_SOMETHING_ELSE = [
+    (
+        ("fsq", {"levels": [8, 5]}),
+        ("fsq", {"levels": [5, 8]}),
+        "levels was [8, 5] and is now [5, 8]",
+    ),
+    (("fsq", {"levels": [6]}), ("fsq", {"levels": [7]}), "levels was [6] and is now [7]"),
+    (
+        ("posthoc", {"levels": [4, 1, 3]}),
+        ("posthoc", {"levels": [3, 1, 4]}),
+        "levels was [4, 1, 3] and is now [3, 1, 4]",
+    ),
+    (("residual", {"growth": 1.0}), ("residual", {"growth": 2.0}), "growth was 1.0 and is now 2.0"),
+    (("lfq", {}), ("bsq", {}), "quantizer was 'LFQ' and is now 'BSQ'"),
+    (("ibq", {}), ("diveq", {}), "quantizer was 'IBQ' and is now 'DiVeQ'"),
+]
+"""Quantizers whose tensors have the same names and shapes, and what differs."""
+
+
+@pytest.mark.parametrize(("source", "target", "rule"), MEANS_SOMETHING_ELSE)
+def test_a_state_of_other_codes_is_refused(source, target, rule):
+    (source, told), (target, own) = source, target
+    saved, file = torch.nn.Sequential(make(source, **told)), io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    torch.nn.Sequential(make(source, **told)).load_state_dict(loaded)
+    other = torch.nn.Sequential(make(target, **own))
+    for state_dict in (saved.state_dict(), loaded):
+        with pytest.raises(RuntimeError, match=re.escape(f"0.{rule}: must be the same")):
+            other.load_state_dict(state_dict)
+    other.load_state_dict(
+        dict(loaded)
+    )  # tensors alone: what older releases and files of weights hold
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -211,6 +211,49 @@ class Quantizer(Bottleneck):
         """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
         return sum(math.log(size) for size in self.codebook_sizes)
 
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """What a code means, as far as no tensor's name or shape tells: plain values by name.
+
+        A ``state_dict`` has them in its metadata, where torch keeps the versions of modules, and
+        ``load_state_dict`` refuses others. So no tensor is added, and a state without them loads.
+        """
+        return {"quantizer": type(self).__name__, "codebook_sizes": list(self.codebook_sizes)}
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})
+        metadata.get(prefix[:-1], {})["code_facts"] = self.code_facts
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        told, own = local_metadata.get("code_facts", {}), self.code_facts
+        error_msgs += [
+            f"{prefix}{name} was {told[name]!r} and is now {own[name]!r}: must be the same, "
+            "or codes change their meaning"
+            for name in own
+            if name in told and told[name] != own[name]
+        ]
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
     def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
         """Raise ValueError for vectors of another width, and in eval mode for a NaN or infinity.
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -105,6 +106,11 @@ class FSQ(Quantizer):
         """Return each code's bin middles."""
         self.check_codes(codes)
         return self._middles(codes)
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the levels, in their order."""
+        return {**super().code_facts, "levels": [int(size) for size in self.sizes]}
 
     def _choices(self, z_e: Float[Tensor, "*N D"]) -> list[Float[Tensor, "*N _"]]:
         """Soft digits of each coordinate, a Gaussian of half a bin's width around ``tanh(z)``."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,6 +91,11 @@ class PostHoc(Quantizer):
         self._require_fitted()
         self.check_codes(codes)
         return self._vectors(codes)
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the levels of all coordinates, those without a code too."""
+        return {**super().code_facts, "levels": [int(level) for level in self.levels]}
 
     def _vectors(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         z = self.values[:, 0].expand(*codes.shape[:-1], self.out_dim).clone()

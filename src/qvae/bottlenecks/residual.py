@@ -1,5 +1,7 @@
 """Residual quantization: each level codes what the levels before it left over."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -148,6 +150,11 @@ class Residual(Wrapper):
                 f"of 1 to {self.num_levels} levels"
             )
         require_codes(codes, self.codebook_sizes[:num])
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the growth, which scales every level but the first."""
+        return {**super().code_facts, "growth": self.growth}
 
     def _scale(self, level: int) -> float:
         return self.growth**level
