@@ -218,7 +218,11 @@ class Quantizer(Bottleneck):
         A ``state_dict`` has them in its metadata, where torch keeps the versions of modules, and
         ``load_state_dict`` refuses others. So no tensor is added, and a state without them loads.
         """
-        return {"quantizer": type(self).__name__, "codebook_sizes": list(self.codebook_sizes)}
+        return {
+            "quantizer": type(self).__name__,
+            "in_dim": self.in_dim,
+            "codebook_sizes": list(self.codebook_sizes),
+        }
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
