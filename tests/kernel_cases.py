@@ -34,6 +34,11 @@ def far_apart(n, k, d):
     return z * torch.logspace(-20, 18, n)[:, None], codebook
 
 
+def fading(n, k, d):
+    z, codebook = normal(n, d), normal(k, d, seed=1)
+    return z * torch.logspace(-44, 0, n)[:, None], codebook * torch.logspace(-44, 0, k)[:, None]
+
+
 HARD = {
     "gaussian": lambda n, k, d: (normal(n, d), normal(k, d, seed=1)),
     "correlated": correlated,
@@ -46,9 +51,11 @@ HARD = {
     "offset codes": lambda n, k, d: (normal(n, d), normal(k, d, seed=1) + 1000),
     "one huge code": huge,
     "denormal": lambda n, k, d: (normal(n, d) * 1e-40, normal(k, d, seed=1) * 1e-40),
+    "barely normal": lambda n, k, d: (normal(n, d) * 1e-37, normal(k, d, seed=1) * 1e-37),
     "tiny": lambda n, k, d: (normal(n, d) * 1e-25, normal(k, d, seed=1) * 1e-25),
     "enormous": lambda n, k, d: (normal(n, d) * 1e37, normal(k, d, seed=1) * 1e37),
     "every magnitude": far_apart,
+    "down to denormal": fading,
     "rows are codes": lambda n, k, d: (normal(k, d, seed=1)[:n], normal(k, d, seed=1)),
     "permuted ones": lambda n, k, d: (torch.zeros(n, d), shuffled(k, d)),
 }
