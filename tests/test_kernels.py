@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kernel_cases import HARD, IS_INTERPRETED, normal
+from kernel_cases import IS_INTERPRETED
 from qvae import kernels
 from qvae.errors import UsageError
 from qvae.kernels import dispatch, native, reference, tiled
+from qvae.reports.hard_data import HARD, normal
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [path for path in dispatch.PATHS if path not in ("reference", "triton")]
@@ -81,8 +82,8 @@ def test_flushing_denormals_changes_no_code(engine, name, is_finite, threads, mo
 
 BORN_FLUSHING = """
 import os, torch
-from kernel_cases import HARD
 from qvae import kernels
+from qvae.reports.hard_data import HARD
 torch.set_num_threads(3)
 torch.set_flush_denormal(True)
 torch.ones(1 << 20).mul(2)  # the pool's threads start here

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernel_cases import HARD, IS_INTERPRETED, normal, tied
+from kernel_cases import IS_INTERPRETED
 from qvae import kernels
 from qvae.kernels import reference
 from qvae.kernels.band import place_codes
+from qvae.reports.hard_data import HARD, normal, tied
 
 ROOT = Path(__file__).resolve().parents[1]
 
