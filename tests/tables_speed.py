@@ -54,9 +54,10 @@ def mismatch_results():
     machine = report["machine"]
     tables = report["tables"]
     paths = [name for name in tables[0]["kinds"]["gaussian"] if name not in others]
+    absent = "; ".join(f"{name}, {why}" for name, why in report["absent"].items()) or "none"
     lines = [
         f"{machine['cpu']} ({', '.join(machine['flags'])}), torch {machine['torch']}; {peers}. "
-        f"Our paths together: {', '.join(paths)}.",
+        f"Our paths together: {', '.join(paths)}. Not run: {absent}.",
         "",
     ]
     for table in tables:
@@ -73,7 +74,7 @@ def mismatch_results():
 def _wrong(found):
     if not found["wrong"]:
         return 0
-    share = f"{100 * found['wrong'] / found['rows']:.3g} %"
+    share = f"{100 * found['wrong'] / found['rows']:.2f} %"
     return f"{found['wrong']} ({share})" + (
         f", {found['as near']} as near" * bool(found["as near"])
     )
