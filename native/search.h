@@ -79,14 +79,31 @@ class Search {
 
   // Returns whether the memory was there.
   bool run(int64_t begin, int64_t end) {
-    if (!p.is_finite) {
-      for (int64_t row = begin; row < end; ++row) p.codes[row] = scan(p, row);
-      return true;
-    }
-    if (!allocate(end - begin)) return false;
     // Somebody may have told this thread to flush denormals; before scaling they are data.
     const unsigned before = _mm_getcsr();
     _mm_setcsr(before & ~0x8040u);
+    bool has_memory = true;
+    if (!p.is_finite) {
+      for (int64_t row = begin; row < end; ++row) p.codes[row] = scan(p, row);
+    } else if ((has_memory = allocate(end - begin))) {
+      search(begin, end);
+    }
+    _mm_setcsr(before);
+    return has_memory;
+  }
+
+ private:
+  const Problem& p;
+  const Rounding r;
+  const int64_t depth;  // cells of a row or a code
+  int64_t num_panels = 0, block_panels = 0, chunk_rows = 0, packed_from = -1, first_row = 0;
+  void* memory = nullptr;
+  Cell *row_cells = nullptr, *code_cells = nullptr;
+  float *half = nullptr, *scratch = nullptr;  // scratch: one row, moved and scaled
+  Bound* bound = nullptr;
+  Rows rows{};
+
+  void search(int64_t begin, int64_t end) {
     Engine::enter();
     for (int64_t first = begin; first < end; first += chunk_rows) {
       const int64_t count = end - first < chunk_rows ? end - first : chunk_rows;
@@ -100,20 +117,7 @@ class Search {
       for (int64_t row = 0; row < count; ++row) p.codes[first + row] = decide(first, row);
     }
     Engine::leave();
-    _mm_setcsr(before);
-    return true;
   }
-
- private:
-  const Problem& p;
-  const Rounding r;
-  const int64_t depth;  // cells of a row or a code
-  int64_t num_panels = 0, block_panels = 0, chunk_rows = 0, packed_from = -1, first_row = 0;
-  void* memory = nullptr;
-  Cell *row_cells = nullptr, *code_cells = nullptr;
-  float *half = nullptr, *scratch = nullptr;  // scratch: one row, moved and scaled
-  Bound* bound = nullptr;
-  Rows rows{};
 
   template <class T>
   void take(char*& at, T*& pointer, int64_t count) {

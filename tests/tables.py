@@ -18,6 +18,7 @@ from tables_speed import (
     decode_results,
     gpu_results,
     minutes_results,
+    mismatch_results,
     step_results,
     vae_step_results,
 )
@@ -51,6 +52,7 @@ GENERATED = {
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json"),
         "gpu": gpu_results,
+        "mismatches": mismatch_results,
     },
     ROOT / "docs" / "quantizers.md": {
         "digits": digits_results,

@@ -35,6 +35,51 @@ def step_results(name="vqvae_step.json"):
     return "\n".join([*lines, *rows_of(heads, rows)])
 
 
+def bound(machine):
+    """On how many processors a run was allowed, if its result says so: older ones do not."""
+    if "cores" not in machine:
+        return ""
+    return (
+        " pinned to one core" if machine["cores"] == 1 else f", {machine['cores']} cores to run on"
+    )
+
+
+def mismatch_results():
+    """Wrong codes of each contestant on each kind of data; of our paths together."""
+    report = result("mismatches.json")
+    if report is None:
+        return NONE_YET
+    others = ["cdist", "expanded", *report["peers"]]
+    peers = ", ".join(f"{name} {release}" for name, release in report["peers"].items())
+    machine = report["machine"]
+    tables = report["tables"]
+    paths = [name for name in tables[0]["kinds"]["gaussian"] if name not in others]
+    absent = "; ".join(f"{name}, {why}" for name, why in report["absent"].items()) or "none"
+    lines = [
+        f"{machine['cpu']} ({', '.join(machine['flags'])}), torch {machine['torch']}; {peers}. "
+        f"Our paths together: {', '.join(paths)}. Not run: {absent}.",
+        "",
+    ]
+    for table in tables:
+        rows = []
+        for kind, found in table["kinds"].items():
+            wrong = sum(found[name]["wrong"] for name in paths)
+            cells = [_wrong(found[name]) if name in found else "" for name in others]
+            rows.append([kind, found[paths[0]]["rows"], wrong, *cells])
+        heads = [f"K={table['codes']} D={table['dim']}", "rows", "ours", *others]
+        lines += [*rows_of(heads, rows), ""]
+    return "\n".join(lines).strip()
+
+
+def _wrong(found):
+    if not found["wrong"]:
+        return 0
+    share = f"{100 * found['wrong'] / found['rows']:.2f} %"
+    return f"{found['wrong']} ({share})" + (
+        f", {found['as near']} as near" * bool(found["as near"])
+    )
+
+
 def bench_results(*names):
     """Milliseconds, how many times our default path, and memory, for each shape of a bench."""
     lines = []
@@ -43,7 +88,8 @@ def bench_results(*names):
         what = report["what"][0].upper() + report["what"][1:]
         lines += [
             f"**{what}.** {machine['cpu']} ({', '.join(machine['flags'])}), "
-            f"{machine['threads']} thread(s), {report['clock']}, torch {machine['torch']}; "
+            f"{machine['threads']} thread(s){bound(machine)}, {report['clock']}, "
+            f"torch {machine['torch']}; "
             f"our path: {machine['kernels'].split()[0]}.",
             "",
             f"![milliseconds a contestant](../benchmarks/results/{Path(name).stem}.png)",

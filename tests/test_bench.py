@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ from qvae.reports import bench as bench_module
 from qvae.reports import contestants
 from qvae.reports.bench import bench, race
 from qvae.reports.bench_figure import fingerprint
-from qvae.reports.machine import forget_peak, peak_memory
+from qvae.reports.machine import describe_machine, forget_peak, peak_memory
+from tables_speed import bound
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,21 @@ def test_contestants_take_turns_and_slow_ones_fewer():
     assert order[:2] == ["slow", "quick"]
     assert found["slow"]["rounds"] == 1 and found["quick"]["rounds"] == 4
     assert found["slow"]["best_ms"] >= 20
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no such mask")
+def test_a_result_says_whether_its_process_was_pinned():
+    cores = os.sched_getaffinity(0)
+    assert describe_machine()["cores"] == len(cores)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        machine = bench("nearest", rounds=1, shapes=[(8, 4, 2)], has_memory=False)["machine"]
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert machine["cores"] == 1 and bound(machine) == " pinned to one core"
+    assert bound({**machine, "cores": 3}) == ", 3 cores to run on"
+    del machine["cores"]  # an older result
+    assert bound(machine) == ""
 
 
 @pytest.mark.parametrize("what", ["nearest", "quantizer"])

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import math
 import re
 
@@ -180,22 +181,44 @@ def test_straight_through_gradient_is_exactly_one(name):
 @everywhere
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_masked_positions_touch_nothing(name, grid, dtype, training):
+    """Whatever is there, a NaN or an infinity too: nothing that counts depends on it."""
     z_e = torch.randn(6, *grid, started(name).in_dim).to(dtype)
     mask = torch.rand(6, *grid) < 0.5
-    changed = torch.where(mask[..., None], z_e, z_e + 100)
+    mask[0] = True
 
-    def run(z_e):
+    def run(there):
         bottleneck = started(name).train(training)
         torch.manual_seed(3)
-        latent = bottleneck(z_e, mask)
-        bottleneck.after_step()
-        return latent, state(bottleneck)
+        given = torch.where(mask[..., None], z_e, there).requires_grad_()
+        latent = bottleneck(given, mask)
+        (latent.z.float().square().sum() + latent.penalty.sum() + latent.rate.sum()).backward()
+        weights = {n: w.grad for n, w in bottleneck.named_parameters() if w.grad is not None}
+        if training:
+            bottleneck.after_step()
+        return latent, given.grad, weights, state(bottleneck)
 
-    (first, state_first), (second, state_second) = run(z_e), run(changed)
-    assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
-    assert torch.equal(first.z[mask], second.z[mask])
-    assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
-    assert same(state_first, state_second)
+    first, gradient, weights, after = run(z_e)
+    assert (gradient[~mask] == 0).all() and torch.isfinite(gradient).all()
+    assert all(torch.isfinite(grad).all() for grad in weights.values())
+    for there in (z_e + 100, math.nan, math.inf, -math.inf):
+        second, gradient_then, weights_then, after_then = run(there)
+        assert torch.equal(first.rate, second.rate) and torch.equal(first.penalty, second.penalty)
+        assert torch.equal(first.z[mask], second.z[mask])
+        assert first.codes is None or torch.equal(first.codes[mask], second.codes[mask])
+        assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
+        assert torch.equal(gradient, gradient_then) and same(weights, weights_then)
+        assert same(after, after_then)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_nan_where_the_mask_counts_is_still_named(name):
+    quantizer = started(name).eval()
+    z_e = torch.randn(2, 3, quantizer.in_dim)
+    z_e[0, 1, 0] = z_e[1, 2, 1] = math.nan
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask[0, 1] = False
+    with pytest.raises(ValueError, match=re.escape("z[1, 2, 1] is nan")):
+        quantizer(z_e, mask)
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
@@ -208,6 +231,42 @@ def test_state_round_trips_and_a_missing_or_renamed_buffer_is_refused(name):
         broken[key + "_renamed"] = broken.pop(key)
         with pytest.raises(RuntimeError, match=key):
             make(name).load_state_dict(broken)
+
+
+MEANS_SOMETHING_ELSE = [
+    (
+        ("fsq", {"levels": [8, 5]}),
+        ("fsq", {"levels": [5, 8]}),
+        "levels was [8, 5] and is now [5, 8]",
+    ),
+    (("fsq", {"levels": [6]}), ("fsq", {"levels": [7]}), "levels was [6] and is now [7]"),
+    (
+        ("posthoc", {"levels": [4, 1, 3]}),
+        ("posthoc", {"levels": [3, 1, 4]}),
+        "levels was [4, 1, 3] and is now [3, 1, 4]",
+    ),
+    (("residual", {"growth": 1.0}), ("residual", {"growth": 2.0}), "growth was 1.0 and is now 2.0"),
+    (("lfq", {}), ("bsq", {}), "quantizer was 'LFQ' and is now 'BSQ'"),
+    (("ibq", {}), ("diveq", {}), "quantizer was 'IBQ' and is now 'DiVeQ'"),
+]
+"""Quantizers whose tensors have the same names and shapes, and what differs."""
+
+
+@pytest.mark.parametrize(("source", "target", "rule"), MEANS_SOMETHING_ELSE)
+def test_a_state_of_other_codes_is_refused(source, target, rule):
+    (source, told), (target, own) = source, target
+    saved, file = torch.nn.Sequential(make(source, **told)), io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    torch.nn.Sequential(make(source, **told)).load_state_dict(loaded)
+    other = torch.nn.Sequential(make(target, **own))
+    for state_dict in (saved.state_dict(), loaded):
+        with pytest.raises(RuntimeError, match=re.escape(f"0.{rule}: must be the same")):
+            other.load_state_dict(state_dict)
+    other.load_state_dict(
+        dict(loaded)
+    )  # tensors alone: what older releases and files of weights hold
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -238,7 +297,7 @@ def test_one_bad_latent_changes_no_codebook_entry_and_is_named_in_eval(name, gri
     quantizer(bad)
     quantizer.discard_step()
     assert same(before, state(quantizer))
-    with pytest.raises(ValueError, match=re.escape(f"z[{position}] is {value}")):
+    with pytest.raises(ValueError, match=re.escape(f"z{position} is {value}")):
         quantizer.eval()(bad)
 
 

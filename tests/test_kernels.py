@@ -2,9 +2,11 @@
 
 import ctypes
 import inspect
+import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kernel_cases import HARD, IS_INTERPRETED, normal
+from kernel_cases import IS_INTERPRETED
 from qvae import kernels
 from qvae.errors import UsageError
 from qvae.kernels import dispatch, native, reference, tiled
+from qvae.reports.hard_data import HARD, normal
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [path for path in dispatch.PATHS if path not in ("reference", "triton")]
@@ -44,6 +47,66 @@ def path(request, monkeypatch):
 def test_hard_data(path, name):
     z, codebook = HARD[name](96, 333, 24)
     assert torch.equal(kernels.nearest(z, codebook), reference.nearest(z, codebook))
+
+
+@pytest.fixture
+def flush():
+    """Let torch flush denormals; the test says when."""
+    yield lambda: torch.set_flush_denormal(True)
+    torch.set_flush_denormal(False)
+
+
+SMALL = ["gaussian", "barely normal", "denormal", "down to denormal", "tiny", "small"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("is_finite", [True, False])
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("engine", FAST)  # Triton's interpreter flushes what it computes, a GPU not
+def test_flushing_denormals_changes_no_code(engine, name, is_finite, threads, monkeypatch, flush):
+    if dispatch.available(engine):
+        pytest.skip(f"{engine}: {dispatch.available(engine)}")
+    monkeypatch.setenv("QVAE_KERNEL", engine)
+    z, codebook = HARD[name](600, 333, 24)
+    codebook[5] = codebook[5] if is_finite else torch.inf
+    expected = reference.nearest(z, codebook)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        flush()
+        assert torch.equal(kernels.nearest(z, codebook), expected)
+        assert torch.equal(reference.nearest(z, codebook), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+BORN_FLUSHING = """
+import os, torch
+from qvae import kernels
+from qvae.reports.hard_data import HARD
+torch.set_num_threads(3)
+torch.set_flush_denormal(True)
+torch.ones(1 << 20).mul(2)  # the pool's threads start here
+torch.set_flush_denormal(False)
+for name in ("down to denormal", "denormal"):
+    z, codebook = HARD[name](1600, 700, 24)
+    found = {}
+    for path in ("reference", "torch"):
+        os.environ["QVAE_KERNEL"] = path
+        found[path] = kernels.nearest(z, codebook)
+    torch.set_num_threads(1)
+    os.environ["QVAE_KERNEL"] = "reference"
+    expected = kernels.nearest(z, codebook)
+    torch.set_num_threads(3)
+    assert all(torch.equal(codes, expected) for codes in found.values()), name
+"""
+
+
+def test_threads_that_were_born_flushing_change_no_code():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", BORN_FLUSHING]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 SHAPES = [(0, 3, 2), (1, 1, 1), (1, 700, 3), (13, 2, 300), (40, 31, 1), (33, 97, 2), (25, 2300, 31)]

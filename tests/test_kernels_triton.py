@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernel_cases import HARD, IS_INTERPRETED, normal, tied
+from kernel_cases import IS_INTERPRETED
 from qvae import kernels
 from qvae.kernels import reference
 from qvae.kernels.band import place_codes
+from qvae.reports.hard_data import HARD, normal, tied
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,10 +26,11 @@ def test_triton_in_its_interpreter():
     # NumPy warns of an overflow where a GPU makes an infinity and goes on.
     ignored = ["-W", "ignore:overflow encountered:RuntimeWarning"]
     files = [str(Path(__file__).with_name("test_kernels.py")), __file__]
-    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "[triton", *ignored]
+    command = [sys.executable, "-m", "pytest", *files, "-k", "[triton", *ignored]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stdout[-4000:]
+    assert " passed" in run.stdout.splitlines()[-1]
     assert "skipped" not in run.stdout.splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""A run goes on with what it began with: no other model, no tokens of another tokenizer."""
+"""A run goes on with what it began with: no other model, no other codes, no other tokens."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qvae.config import load_recipe
-from qvae.errors import UsageError
+from qvae.errors import FormatError, UsageError
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
@@ -53,6 +53,53 @@ def test_a_run_does_not_go_on_as_another_model(change, words, pictures, tmp_path
         tokenizer(pictures, tmp_path / "run", fsq(8, 5), change, steps=4, resume=True)
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
     assert tokenizer(pictures, tmp_path / "run", fsq(8, 5), steps=4, resume=True).step == 4
+
+
+def quantizer(name, **arguments):
+    return ("model.bottleneck", {"name": name, **arguments})
+
+
+INNER = {"name": "fsq", "levels": [8, 5]}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        (fsq(8, 5), fsq(5, 8), r"bottleneck.levels was \[8, 5\] and is now \[5, 8\]"),
+        (
+            quantizer("lfq", dim=4),
+            quantizer("bsq", dim=4),
+            "bottleneck.quantizer was 'LFQ' and is now 'BSQ'",
+        ),
+        (
+            quantizer("vq", codebook_size=8, dim=4),
+            quantizer("vq", codebook_size=9, dim=4),
+            r"bottleneck.codebook_sizes was \[8\] and is now \[9\]",
+        ),
+        (quantizer("identity", dim=2), fsq(8, 5), "bottleneck.quantizer was None and is now 'FSQ'"),
+        (
+            quantizer("residual", num_quantizers=2, quantizer=INNER),
+            quantizer("residual", num_quantizers=2, quantizer={**INNER, "levels": [5, 8]}),
+            r"bottleneck.quantizers.0.levels was \[8, 5\] and is now \[5, 8\]",
+        ),
+    ],
+)
+def test_a_run_does_not_start_from_weights_of_other_codes(was, now, words, pictures, tmp_path):
+    tokenizer(pictures, tmp_path / "run", was)
+    with pytest.raises(FormatError, match=f"weights of another model; .*{words}"):
+        tokenizer(pictures, tmp_path / "next", now, init=tmp_path / "run")
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_run_starts_from_weights_that_another_loss_has_made(pictures, tmp_path):
+    """What a code means is the same, how it is learned is not."""
+    frozen = ("train.frozen", ["encoder", "proj_in", "bottleneck"])
+    changes = [("model.edge_weight", 4.0), ("model.bottleneck.overshoot_weight", 0.5), frozen]
+    tokenizer(pictures, tmp_path / "run", fsq(8, 5))
+    tokenizer(pictures, tmp_path / "next", fsq(8, 5), *changes, init=tmp_path / "run")
+    more = [("model.bottleneck.name", "gaussian_tc"), ("model.bottleneck.dim", 4)]
+    tokenizer(pictures, tmp_path / "vae", quantizer("gaussian", dim=4))
+    tokenizer(pictures, tmp_path / "tcvae", *more, init=tmp_path / "vae")
 
 
 def test_a_prior_does_not_go_on_with_tokens_of_another_tokenizer(pictures, tmp_path):

@@ -15,13 +15,16 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 - ``encode(decode(c)) == c`` for every code (wrappers are exempt);
 - codes are int64, in range, and do not depend on the grid's rank or on the rest of the batch;
 - in eval mode a sample's loss does not depend on its batch, and no buffer changes;
-- masked positions touch neither loss nor codebook nor usage;
+- masked positions touch neither loss nor codebook nor usage, and it does not matter what is there,
+  a NaN neither: a call reads them as 0, and they get no gradient;
 - distances are float32 under any autocast, and bfloat16 input gives the codes of its values.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,8 +37,10 @@ from qvae.types import Latent
 __all__ = [
     "Bottleneck",
     "Quantizer",
+    "require_above_zero",
     "require_codes",
     "require_finite",
+    "require_levels",
     "require_not_negative",
     "require_positive",
     "require_width",
@@ -45,17 +50,52 @@ _MOST_COUNTED = 2**20
 
 
 def require_positive(**values: int) -> None:
-    """Raise ValueError for the first value below 1, by name."""
+    """Raise ValueError for the first value that is no integer or below 1, by name.
+
+    Example:
+        >>> require_positive(dim=0)
+        Traceback (most recent call last):
+        ValueError: dim=0: must be at least 1
+    """
     for name, value in values.items():
+        if not _is_whole(value):
+            raise ValueError(f"{name}={value!r}: must be a whole number")
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
 
 
+def require_levels(
+    levels: Sequence[int], rule: str, *, least: int, most: int | None = None
+) -> None:
+    """Raise ValueError with the rule unless all are integers in their range."""
+    is_list = isinstance(levels, Sequence) and not isinstance(levels, str)
+    if not is_list or not all(_is_whole(level) and level >= least for level in levels):
+        raise ValueError(f"levels={levels!r}: {rule}")
+    if most is not None and any(level > most for level in levels):
+        raise ValueError(f"levels={levels!r}: {rule}")
+
+
 def require_not_negative(**values: float) -> None:
-    """Raise ValueError for the first value below 0 or not finite, by name."""
+    """Raise ValueError for the first value that is no number, below 0 or not finite, by name."""
     for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: must be finite and not negative")
+        if not (_is_number(value) and 0 <= value < math.inf):
+            raise ValueError(f"{name}={value!r}: must be finite and not negative")
+
+
+def require_above_zero(**values: float) -> None:
+    """Raise ValueError for the first value that is no number, not above 0 or infinite, by name."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r}: must be finite and above 0")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python or of NumPy; True and 2.0 are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:
@@ -81,7 +121,7 @@ def require_finite(z_e: Float[Tensor, "*N D"], who: str) -> None:
         torch._assert_async(is_finite, f"{who}: z holds a NaN or an infinity: must be finite")
     elif not is_finite:
         position = torch.nonzero(~torch.isfinite(z_e))[0].tolist()
-        raise ValueError(f"{who}: z[{position}] is {z_e[tuple(position)].item()}: must be finite")
+        raise ValueError(f"{who}: z{position} is {z_e[tuple(position)].item()}: must be finite")
 
 
 def require_codes(codes: Int[Tensor, "*N K"], sizes: Sequence[int]) -> None:
@@ -112,6 +152,19 @@ class Bottleneck(nn.Module, ABC):
     """Width of the vectors it returns."""
     has_fixed_rate: bool = False
     """Whether no weight changes the rate, so that to charge more or less for it teaches nothing."""
+
+    def __call__(
+        self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
+    ) -> Latent:
+        """Call ``forward`` with vectors that are 0 where they are masked.
+
+        What is there may be anything, such as what a network makes of padding. It is replaced and
+        not multiplied by 0, since 0 times NaN is NaN, in a loss as in a gradient.
+        """
+        if mask is not None:
+            z_e = torch.where(mask[..., None], z_e, 0.0)
+        latent: Latent = super().__call__(z_e, mask)
+        return latent
 
     @abstractmethod
     def forward(
@@ -160,6 +213,53 @@ class Quantizer(Bottleneck):
     def nats_per_cell(self) -> float:
         """The rate of one grid cell under a uniform prior: ``sum(ln V)`` over its codebooks."""
         return sum(math.log(size) for size in self.codebook_sizes)
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """What a code means, as far as no tensor's name or shape tells: plain values by name.
+
+        A ``state_dict`` has them in its metadata, where torch keeps the versions of modules, and
+        ``load_state_dict`` refuses others. So no tensor is added, and a state without them loads.
+        """
+        return {
+            "quantizer": type(self).__name__,
+            "in_dim": self.in_dim,
+            "codebook_sizes": list(self.codebook_sizes),
+        }
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})
+        metadata.get(prefix[:-1], {})["code_facts"] = self.code_facts
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        told, own = local_metadata.get("code_facts", {}), self.code_facts
+        error_msgs += [
+            f"{prefix}{name} was {told[name]!r} and is now {own[name]!r}: must be the same, "
+            "or codes change their meaning"
+            for name in own
+            if name in told and told[name] != own[name]
+        ]
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
 
     def check_vectors(self, z_e: Float[Tensor, "*N D"]) -> None:
         """Raise ValueError for vectors of another width, and in eval mode for a NaN or infinity.

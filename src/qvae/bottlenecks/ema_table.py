@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qvae.bottlenecks.base import require_not_negative
 from qvae.bottlenecks.estimators import Estimator, require_estimator, select_estimator
 from qvae.bottlenecks.functional import all_reduce_sum
 from qvae.bottlenecks.kept_table import KeptTable
@@ -49,7 +50,8 @@ class EMATable(KeptTable):
             usage_decay=ema_decay,
             revival=revival,
         )
-        if not 0 <= ema_decay < 1:
+        require_not_negative(ema_decay=ema_decay)
+        if ema_decay >= 1:
             raise ValueError(f"ema_decay={ema_decay}: must be in [0, 1)")
         require_estimator(estimator)
         self.estimator = estimator

@@ -100,7 +100,7 @@ def stop_outward(z_e: Float[Tensor, "*N D"], limit: Float[Tensor, "*D"]) -> Floa
 
 def require_estimator(estimator: str) -> None:
     """Raise ValueError for a name that is no estimator."""
-    if estimator not in _ESTIMATORS:
+    if estimator not in list(_ESTIMATORS):
         raise ValueError(f"estimator={estimator!r}: must be one of {', '.join(_ESTIMATORS)}")
 
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_not_negative
+from qvae.bottlenecks.base import Quantizer, require_levels, require_not_negative
 from qvae.bottlenecks.estimators import stop_outward, straight_through
 from qvae.bottlenecks.terms import Evenness, require_evenness, unused_pairs
 from qvae.types import Latent
@@ -61,12 +62,10 @@ class FSQ(Quantizer):
         evenness: Evenness = "entropy",
     ) -> None:
         super().__init__()
-        fits = all(size == int(size) and 2 <= size <= _MOST_LEVELS for size in levels)
-        if not levels or not fits or math.prod(levels) > 2**62:
-            raise ValueError(
-                f"levels={list(levels)}: needs at least one, each a whole number from 2 to "
-                f"{_MOST_LEVELS}, product <= 2**62"
-            )
+        rule = f"needs at least one, each a whole number from 2 to {_MOST_LEVELS}, product <= 2**62"
+        require_levels(levels, rule, least=2, most=_MOST_LEVELS)
+        if not levels or math.prod(levels) > 2**62:
+            raise ValueError(f"levels={levels!r}: {rule}")
         require_not_negative(overshoot_weight=overshoot_weight, unused_weight=unused_weight)
         require_evenness(evenness)
         self.in_dim = self.out_dim = len(levels)
@@ -107,6 +106,11 @@ class FSQ(Quantizer):
         """Return each code's bin middles."""
         self.check_codes(codes)
         return self._middles(codes)
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the levels, in their order."""
+        return {**super().code_facts, "levels": [int(size) for size in self.sizes]}
 
     def _choices(self, z_e: Float[Tensor, "*N D"]) -> list[Float[Tensor, "*N _"]]:
         """Soft digits of each coordinate, a Gaussian of half a bin's width around ``tanh(z)``."""

@@ -1,12 +1,11 @@
 """A stochastic choice among the rows of a table, with the Gumbel-softmax gradient."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from qvae.bottlenecks.base import require_above_zero
 from qvae.bottlenecks.kept_table import KeptTable
 from qvae.bottlenecks.soft import soft_choice
 from qvae.bottlenecks.terms import commitment
@@ -47,7 +46,7 @@ class Gumbel(KeptTable):
     Example:
         >>> gumbel = Gumbel(codebook_size=4, dim=2)
         >>> z_e = torch.zeros(1, 2)
-        >>> bool(gumbel(z_e).rate < math.log(4)), round(gumbel.eval()(z_e).rate.item(), 3)
+        >>> bool(gumbel(z_e).rate < gumbel.nats_per_cell), round(gumbel.eval()(z_e).rate.item(), 3)
         (True, 1.386)
     """
 
@@ -68,8 +67,7 @@ class Gumbel(KeptTable):
             commitment_weight=commitment_weight,
             revival=revival,
         )
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature}: must be above 0")
+        require_above_zero(temperature=temperature)
         self.temperature = temperature
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.log_precision = nn.Parameter(torch.zeros(()))

@@ -1,12 +1,10 @@
 """Index backpropagation: every code of the table gets a gradient at every step."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qvae.bottlenecks.base import require_not_negative
+from qvae.bottlenecks.base import require_above_zero, require_not_negative
 from qvae.bottlenecks.kept_table import KeptTable
 from qvae.bottlenecks.soft import soft_choice
 from qvae.bottlenecks.terms import commitment, from_uniform
@@ -66,8 +64,7 @@ class IBQ(KeptTable):
             revival=revival,
         )
         require_not_negative(entropy_weight=entropy_weight)
-        if not 0 < precision < math.inf:
-            raise ValueError(f"precision={precision}: must be above 0")
+        require_above_zero(precision=precision)
         self.entropy_weight, self.precision = entropy_weight, precision
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_finite, require_positive
+from qvae.bottlenecks.base import Quantizer, require_finite, require_levels, require_positive
 from qvae.bottlenecks.estimators import straight_through
 from qvae.types import Latent
 
@@ -54,10 +55,10 @@ class PostHoc(Quantizer):
     def __init__(self, *, dim: int = 16, levels: Sequence[int] = (2,) * 16) -> None:
         super().__init__()
         require_positive(dim=dim)
-        if len(levels) != dim or min(levels) < 1 or max(levels) < 2:
-            raise ValueError(
-                f"levels={list(levels)}: needs dim={dim} numbers, each at least 1, one at least 2"
-            )
+        rule = f"needs dim={dim} whole numbers, each at least 1, one at least 2"
+        require_levels(levels, rule, least=1)
+        if len(levels) != dim or max(levels) < 2:
+            raise ValueError(f"levels={levels!r}: {rule}")
         self.in_dim, self.out_dim = 2 * dim, dim
         self.levels = tuple(levels)
         self.codebook_sizes = tuple(level for level in levels if level > 1)
@@ -90,6 +91,11 @@ class PostHoc(Quantizer):
         self._require_fitted()
         self.check_codes(codes)
         return self._vectors(codes)
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the levels of all coordinates, those without a code too."""
+        return {**super().code_facts, "levels": [int(level) for level in self.levels]}
 
     def _vectors(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         z = self.values[:, 0].expand(*codes.shape[:-1], self.out_dim).clone()

@@ -1,12 +1,17 @@
 """Residual quantization: each level codes what the levels before it left over."""
 
-import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qvae.bottlenecks.base import require_codes, require_positive
+from qvae.bottlenecks.base import (
+    require_above_zero,
+    require_codes,
+    require_not_negative,
+    require_positive,
+)
 from qvae.bottlenecks.wrapper import Inner, Wrapper, build_inner, mean_metrics
 from qvae.types import Latent
 
@@ -60,10 +65,10 @@ class Residual(Wrapper):
     ) -> None:
         super().__init__()
         require_positive(num_quantizers=num_quantizers)
-        if not 0 <= dropout_prob <= 1:
+        require_not_negative(dropout_prob=dropout_prob)
+        if dropout_prob > 1:
             raise ValueError(f"dropout_prob={dropout_prob}: must be in [0, 1]")
-        if not 0 < growth < math.inf:
-            raise ValueError(f"growth={growth}: must be above 0")
+        require_above_zero(growth=growth)
         levels = [build_inner(quantizer) for _ in range(num_quantizers)]
         first = levels[0]
         if first.in_dim != first.out_dim:
@@ -89,7 +94,9 @@ class Residual(Wrapper):
         z, latents = torch.zeros_like(rest), []
         for level, quantizer in enumerate(self._inner):
             keep = every & (used > level)
-            latent = quantizer(rest * self._scale(level), keep if mask is None else keep & mask)
+            counted = keep if mask is None else keep & mask
+            # Not a call: masked vectors are 0 already, and what is dropped here keeps its codes.
+            latent = quantizer.forward(rest * self._scale(level), counted)
             step = torch.where(keep[..., None], latent.z / self._scale(level), 0.0)
             z = z + step
             if level:
@@ -143,6 +150,11 @@ class Residual(Wrapper):
                 f"of 1 to {self.num_levels} levels"
             )
         require_codes(codes, self.codebook_sizes[:num])
+
+    @property
+    def code_facts(self) -> dict[str, Any]:
+        """Also the growth, which scales every level but the first."""
+        return {**super().code_facts, "growth": self.growth}
 
     def _scale(self, level: int) -> float:
         return self.growth**level

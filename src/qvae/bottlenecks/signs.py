@@ -1,13 +1,17 @@
 """Quantizers that keep the sign of each coordinate: 2^dim codes and no table."""
 
-import math
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qvae.bottlenecks.base import Quantizer, require_not_negative, require_positive
+from qvae.bottlenecks.base import (
+    Quantizer,
+    require_above_zero,
+    require_not_negative,
+    require_positive,
+)
 from qvae.bottlenecks.moments import Moments
 from qvae.bottlenecks.terms import Evenness, bit_entropy, require_evenness, unused_entropy
 
@@ -69,8 +73,7 @@ class SignQuantizer(Quantizer):
             raise ValueError(f"dim={dim}: must be at most 62, so that a code fits in 64 bits")
         if group_bits > 12:
             raise ValueError(f"group_bits={group_bits}: must be at most 12, memory doubles a bit")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature}: must be above 0")
+        require_above_zero(temperature=temperature)
         require_whitening(whitening)
         require_evenness(evenness)
         self.in_dim = self.out_dim = dim

@@ -31,7 +31,7 @@ Evenness = Literal["entropy", "coverage"]
 
 def require_evenness(evenness: str) -> None:
     """Raise ValueError for a name that is no measure of evenness."""
-    if evenness not in _EVENNESS:
+    if evenness not in list(_EVENNESS):
         raise ValueError(f"evenness={evenness!r}: must be one of {', '.join(_EVENNESS)}")
 
 

@@ -26,6 +26,8 @@ def build_inner(quantizer: Mapping[str, Any]) -> Quantizer:
         >>> build_inner({"name": "fsq", "levels": [8, 5]}).codebook_sizes
         (40,)
     """
+    if not isinstance(quantizer, Mapping):
+        raise ValueError(f"quantizer={quantizer!r}: must be a name and its arguments, as a mapping")
     arguments = dict(quantizer)
     if "name" not in arguments:
         raise ValueError(f"quantizer={arguments}: needs a name")

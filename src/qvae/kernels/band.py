@@ -5,6 +5,7 @@ float32 it is wrong by at most ``band``. So the nearest code is among those with
 above the lowest ``s + band``, and only these are compared in float64.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,11 +64,15 @@ def place_codes(codebook: Tensor) -> Codes | None:
     eta = (dim + 4) * 2.0**-53 * _UP
     widen = _UP + dim * 2.0**-22
     norm = (2 * half).sqrt() * widen
+    # What was denormal before it was scaled may have been flushed to 0: of rows, and of codes.
+    lost = 2.0**-124 * math.sqrt(dim) * scale
     return Codes(
         moved=moved,
         half=half,
-        per_norm=norm * ((2 * gamma + _operand_rounding(codebook.device)) * _UP),
-        flat=norm.square() * ((gamma + eta) * _UP) + (dim + 1) * 2.0**-80,
+        per_norm=norm * ((2 * gamma + _operand_rounding(codebook.device)) * _UP) + lost,
+        flat=norm.square() * ((gamma + eta) * _UP)
+        + (dim + 1) * 2.0**-80
+        + 2 * lost * (norm + 3 * lost),
         centre=centre,
         scale=scale,
         eta=eta,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["distances", "nearest"]
+__all__ = ["distances", "nearest", "widen"]
 
 _CELLS = 1 << 20
 
@@ -15,6 +15,7 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
         >>> nearest(torch.tensor([[0.5]]), torch.tensor([[0.0], [1.0]])).tolist()
         [0]
     """
+    z, codebook = widen(z), widen(codebook)
     codes = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     rows = max(1, _CELLS // len(codebook))
     for start in range(0, len(z), rows):
@@ -36,7 +37,25 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
         [25.0]
     """
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.double().unbind(-1), b.double().unbind(-1), strict=True):
+    for x, y in zip(widen(a).unbind(-1), widen(b).unbind(-1), strict=True):
         difference = x - y
         total = total + difference * difference
     return total
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return float32 as float64, exactly: also where the processor takes denormals for 0.
+
+    ``torch.set_flush_denormal`` sets that for one thread, and for those that it starts later. So
+    numbers below 2^-126 are read as what they are: integers, in units of 2^-149.
+
+    Example:
+        >>> widen(torch.tensor([-3e-45])).item() == -2 * 2.0**-149
+        True
+    """
+    if x.dtype != torch.float32:
+        return x.double()
+    bits = x.view(torch.int32)
+    steps = bits & 0x7FFFFFFF
+    small = torch.where(bits < 0, -steps, steps).double() * 2.0**-149
+    return torch.where(steps < 1 << 23, small, x.double())

@@ -17,7 +17,7 @@ from qvae.bottlenecks.vq_ema import VQEMA
 from qvae.kernels import nearest
 from qvae.kernels.dispatch import PATHS
 
-__all__ = ["PEERS", "PEER_BYTES", "make_search", "make_step", "on_path", "why_absent"]
+__all__ = ["PEERS", "PEER_BYTES", "make_search", "make_step", "on_path", "peer_codes", "why_absent"]
 
 Run = Callable[[], Any]
 
@@ -86,6 +86,20 @@ def make_search(name: str, z: Tensor, codebook: Tensor) -> Run:
     return lambda: nearest(z, codebook)
 
 
+@torch.no_grad()
+def peer_codes(name: str, z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the codes that a peer's own class, in evaluation, gives rows by a codebook."""
+    module, call = _peer(name, *codebook.shape)
+    tables = {
+        "vector-quantize-pytorch": lambda: module.codebook,
+        "pythae": lambda: module.embeddings,
+        "diffusers": lambda: module.embedding.weight,
+    }
+    tables[name]().copy_(codebook)
+    module.eval()
+    return call(z)[2].flatten()
+
+
 def make_step(name: str, z: Tensor, codebook_size: int) -> Run:
     """Return a call that does a quantizer's part of a training step.
 
@@ -99,7 +113,7 @@ def make_step(name: str, z: Tensor, codebook_size: int) -> Run:
 
         def step() -> None:
             vectors = z.clone().requires_grad_()
-            quantized, loss = call(vectors)
+            quantized, loss, _ = call(vectors)
             ((quantized * weight).mean() + loss.mean()).backward()
 
         return step
@@ -128,8 +142,10 @@ def _product(z: Tensor, codebook: Tensor, *, rows: int) -> Run:
     return run
 
 
-def _peer(name: str, size: int, dim: int) -> tuple[Any, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    """A peer's quantizer with its defaults, and a call ``[N, D] -> (quantized [N, D], loss)``."""
+def _peer(
+    name: str, size: int, dim: int
+) -> tuple[Any, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """A peer's quantizer with its defaults, and its call: ``[N, D]`` to the same, loss, codes."""
     if name == "pythae":
         from pythae.models.vq_vae.vq_vae_config import VQVAEConfig
         from pythae.models.vq_vae.vq_vae_utils import QuantizerEMA
@@ -138,9 +154,9 @@ def _peer(name: str, size: int, dim: int) -> tuple[Any, Callable[[Tensor], tuple
         config.embedding_dim = dim
         module: Any = QuantizerEMA(config)
 
-        def call_pythae(z: Tensor) -> tuple[Tensor, Tensor]:
+        def call_pythae(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             out = module(z[None, :, None])
-            return out.quantized_vector.reshape(dim, -1).T, out.loss
+            return out.quantized_vector.reshape(dim, -1).T, out.loss, out.quantized_indices
 
         return module, call_pythae
     if name == "diffusers":
@@ -148,17 +164,17 @@ def _peer(name: str, size: int, dim: int) -> tuple[Any, Callable[[Tensor], tuple
 
         module = VectorQuantizer(size, dim, beta=0.25, legacy=False)
 
-        def call_diffusers(z: Tensor) -> tuple[Tensor, Tensor]:
-            quantized, loss, _ = module(z.T[None, :, :, None])
-            return quantized[0, :, :, 0].T, loss
+        def call_diffusers(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            quantized, loss, (_, _, codes) = module(z.T[None, :, :, None])
+            return quantized[0, :, :, 0].T, loss, codes
 
         return module, call_diffusers
     from vector_quantize_pytorch import VectorQuantize
 
     module = VectorQuantize(dim=dim, codebook_size=size)
 
-    def call_vqp(z: Tensor) -> tuple[Tensor, Tensor]:
-        quantized, _, loss = module(z[None])
-        return quantized[0], loss
+    def call_vqp(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        quantized, codes, loss = module(z[None])
+        return quantized[0], loss, codes
 
     return module, call_vqp

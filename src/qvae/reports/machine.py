@@ -1,5 +1,6 @@
 """What a timing must be read with: the processor, and the memory that is free."""
 
+import os
 import platform
 import resource
 import sys
@@ -17,17 +18,24 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Name the processor, what it can, threads, torch, the search, and the card if there is one."""
+    """Name the processor, what it can, threads, torch, the search, and the card if there is one.
+
+    ``cores`` is how many logical processors the system lets this process use, 1 if it is pinned to
+    one; left out where the system does not say.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = {word for line in lines if line.startswith("flags") for word in line.split()}
     name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
     has_card = torch.cuda.is_available()
     card = {"gpu": torch.cuda.get_device_name()} if has_card else {}
+    has_mask = hasattr(os, "sched_getaffinity")
+    cores = {"cores": len(os.sched_getaffinity(0))} if has_mask else {}
     return card | {
         "cpu": name or platform.processor(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "threads": torch.get_num_threads(),
+        **cores,
         "torch": torch.__version__.split("+")[0],
         "kernels": kernels.describe(),
     }

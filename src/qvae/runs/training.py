@@ -2,13 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from qvae import registry
+from qvae.autoencoder import Autoencoder
+from qvae.bottlenecks.base import Quantizer
 from qvae.config import Recipe
 from qvae.data.base import DataModule
 from qvae.data.tokens import TokenData
@@ -18,6 +21,7 @@ from qvae.runs.build import build_data, build_model, check_values
 from qvae.store import load_folder, read_json
 from qvae.tokenizer import Tokenizer
 from qvae.train import TrainResult, fit
+from qvae.train.settings import changed_leaves
 
 if TYPE_CHECKING:
     from qvae.llm.words import WordTokenizer
@@ -61,7 +65,8 @@ def train_recipe(
         run: the folder; made if missing, refused if it holds a run and not ``resume``.
         resume: go on from the newest whole checkpoint; refused for another model, other settings
             or the tokens of another tokenizer.
-        init: a model or run folder to take the first weights from; every name must match.
+        init: a model or run folder to take the first weights from; every name must match, and
+            what decides the meaning of a quantizer's codes.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: as in :func:`qvae.train.fit`.
         tell: as in :func:`qvae.train.fit`.
@@ -128,7 +133,9 @@ def _holds_step(run: Path) -> bool:
 def _load_weights(model: nn.Module, init: Path) -> None:
     """Take another run's weights; here and not in ``fit``, so that no folder is made in vain."""
     folder = init / "model" if (init / "model").is_dir() else init
-    tensors, _ = load_folder(folder)
+    tensors, config = load_folder(folder)
+    if isinstance(model, Autoencoder) and config.get("kind") == "autoencoder":
+        _check_codes(model.bottleneck, config, folder)
     own = model.state_dict()
     wrong = sorted(
         name
@@ -141,6 +148,31 @@ def _load_weights(model: nn.Module, init: Path) -> None:
             f"{folder}: weights of another model; they differ in {', '.join(wrong[:4])}{more}"
         )
     model.load_state_dict(tensors)
+
+
+def _check_codes(bottleneck: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse weights whose codes mean something else, which names and shapes need not tell."""
+    try:
+        told = dict(config["model"]["bottleneck"])
+        before = registry.resolve("bottleneck", told.pop("name"))(**told)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{folder}: its bottleneck cannot be built ({error!r})") from None
+    changed = [
+        f"{key} was {was!r} and is now {now!r}"
+        for key, (was, now) in changed_leaves(_facts(before), _facts(bottleneck)).items()
+    ]
+    if changed:
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise FormatError(f"{folder}: weights of another model; {'; '.join(changed[:4])}{more}")
+
+
+def _facts(bottleneck: nn.Module) -> dict[str, Any]:
+    """What the codes of every quantizer in it mean, by its place; nothing where there is none."""
+    return {
+        f"bottleneck.{name}".rstrip("."): quantizer.code_facts
+        for name, quantizer in bottleneck.named_modules()
+        if isinstance(quantizer, Quantizer)
+    }
 
 
 def _tokenizer_folder(data: DataModule) -> Path:
