@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from qvae.pretrained import save_model
 from qvae.priors.base import build_prior
 from qvae.runs.bits import total_bits
 from qvae.runs.files import decompress_file
+from qvae.runs.inpainting import region_mask
 from qvae.runs.loading import Run, open_run
 from qvae.runs.scores import evaluate_run
 from qvae.tokenizer import Tokenizer
@@ -324,9 +326,33 @@ def test_inpaint_draws_the_region_and_keeps_the_rest(run, tmp_path, capsys):
     first = [path.read_bytes() for path in sorted(out.iterdir())]
     assert call(capsys, *words, "--keep", tmp_path / "mask.png")[0] == 0
     assert first == [path.read_bytes() for path in sorted(out.iterdir())]
-    for extra in ([], ["--region", "0:8"], ["--region", "9:9,:"], ["--region", "a:b,:"]):
+    for extra in ([], ["--region", "0:8"]):
         code, _, err = call(capsys, *words, *extra)
         assert code == 2 and ("region" in err)
+
+
+@pytest.mark.parametrize("part", ["0:17", "0:99", "16:", "9:9", "8:2", "-3:4", "a:b", "4"])
+def test_a_region_that_is_none_of_the_data_is_refused(part):
+    """Clipped, 0:99 would draw something else than was asked for, and say nothing."""
+    text = f"region=':,{part}': '{part}' must be START:STOP with 0 <= START < STOP <= 16; the data"
+    with pytest.raises(UsageError, match=f"^{re.escape(text)} have 8 x 16$"):
+        region_mask(f":,{part}", (8, 16))
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (0, "nothing in it is white, so nothing would stay"),
+        (255, "all of it is white, so no part is left to draw"),
+    ],
+)
+def test_a_mask_that_keeps_nothing_or_all_is_refused(run, tmp_path, capsys, value, rule):
+    mask = tmp_path / "mask.png"
+    Image.new("L", (16, 16), value).save(mask)
+    words = ["sample", run, "--inpaint", tmp_path / "x.png", "-o", tmp_path / "out"]
+    code, _, err = call(capsys, *words, "--keep", mask)
+    assert code == 2 and f"keep={str(mask)!r}: {rule}" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_total_bits_are_the_likelihood_s_and_the_prior_s(tmp_path):

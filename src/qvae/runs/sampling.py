@@ -104,9 +104,18 @@ def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, T
     else:
         shown = DataSpec(shape=(1, *tokenizer.spec.shape[1:]))
         is_kept = read_sample(inpaint.mask, shown)[0].numpy() > 0.5
+        _check_mask(is_kept, inpaint.mask)
     keep = keep_tokens(is_kept, tokenizer.grid, len(tokenizer.codebook_sizes))
     told = None if rows is None else rows[:1]
     return {"known": tokenizer.encode(x[None].to(run.device), told), "keep": keep}
+
+
+def _check_mask(is_kept: np.ndarray, path: str | Path) -> None:
+    """Refuse a mask with which in-painting is no in-painting."""
+    if not is_kept.any():
+        raise UsageError(f"keep={str(path)!r}: nothing in it is white, so nothing would stay")
+    if is_kept.all():
+        raise UsageError(f"keep={str(path)!r}: all of it is white, so no part is left to draw")
 
 
 def _by_prior(
