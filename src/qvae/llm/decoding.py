@@ -216,7 +216,7 @@ def draw_codes(
 def _check_prompt(words: Vocabulary, prompt: Sequence[int], *, num_more: int) -> None:
     """Refuse ids that are none, images that are not whole, and what leaves no room for more."""
     try:
-        list(Grammar(words).spans(np.array(prompt, dtype=np.int64)))
+        list(Grammar(words).spans(prompt))
     except FormatError as error:
         raise UsageError(f"prompt: {error}") from None
     if len(prompt) + num_more > MAX_LENGTH:
