@@ -1,9 +1,11 @@
 """What a language model of clocks can do: draw from sentences, read into sentences, load anywhere.
 
-    python benchmarks/llm_clock.py tune RUN       # prints samplers, on sentences that were trained
+    python benchmarks/llm_clock.py tune RUN       # writes benchmarks/results/llm_clock_tuning.json
     python benchmarks/llm_clock.py score RUN      # writes benchmarks/results/llm_clock.json
     python benchmarks/llm_clock.py check RUN      # loads RUN/model in a clean environment
 
+``tune``: how well sentences that training had are drawn by each of a few samplers. The best of
+them belongs in the recipe before anything is scored.
 ``score``: every one of the 720 times in the two phrasings that no training sentence used for it,
 one picture a sentence, fixed seeds, read by the geometric reader; and fresh styles, read by the
 model.
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 import venv
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 _STYLES = 3_000_003  # of no split of the data
+_TUNED_SEED = 99
 _TIMES = np.arange(720)
 
 _CLEAN = """
@@ -89,18 +93,39 @@ def trained_requests(num: int) -> tuple[np.ndarray, list[str]]:
     return minutes, sentences
 
 
-def tune(run: Path, *, num: int, temperatures: list[float], guidances: list[float]) -> None:
-    """Print how well trained sentences are drawn by each sampler."""
+def about(llm: ClockLLM, run: Path) -> dict[str, Any]:
+    """Say which run this is: a tuning and a score of one run agree in all of it."""
+    return {
+        "parameters": sum(p.numel() for p in llm.model.parameters()),
+        "training_seconds": trained_seconds(run),
+        "machine": {k: v for k, v in read_json(run / "env.json").items() if k != "run"},
+    }
+
+
+def tune(
+    run: Path, *, num: int, temperatures: list[float], guidances: list[float], output: Path
+) -> None:
+    """Write how well trained sentences are drawn by each sampler, and which draws them best."""
     llm = open_clock_llm(run)
     minutes, sentences = trained_requests(num)
-    for temperature in temperatures:
-        for guidance in guidances:
-            pictures, _ = llm.draw(sentences, seed=99, temperature=temperature, guidance=guidance)
-            reading = read_clocks(to_pixels(pictures))
-            row = score_reading(reading, minutes, split_of(minutes))["all"]
-            shares = [f"{name} {row[name]:.1%}" for name in ("dial_right", "within_1", "gross")]
-            sys.stdout.write(f"temperature {temperature} guidance {guidance}: {shares}\n")
-            sys.stdout.flush()
+    tried = []
+    for temperature, guidance in product(temperatures, guidances):
+        settings = {"temperature": temperature, "guidance": guidance}
+        pictures, _ = llm.draw(sentences, seed=_TUNED_SEED, **settings)
+        row = score_reading(read_clocks(to_pixels(pictures)), minutes, split_of(minutes))["all"]
+        shares = {name: row[name] for name in ("dial_right", "within_1", "gross")}
+        tried.append({**settings, **shares})
+        sys.stdout.write(f"{tried[-1]}\n")
+        sys.stdout.flush()
+    best = max(tried, key=lambda found: (found["within_1"], -found["gross"]))
+    report = {
+        **about(llm, run),
+        "tuned_on": f"{num} sentences that training had",
+        "seed": _TUNED_SEED,
+        "best": {name: best[name] for name in ("temperature", "guidance")},
+        "tried": tried,
+    }
+    write_json(output, report)
 
 
 def score_drawing(llm: ClockLLM, *, seed: int, **settings: Any) -> dict[str, Any]:
@@ -163,14 +188,12 @@ def score(run: Path, *, seed: int, output: Path, styles: int, **settings: Any) -
     second = render_second(minutes, seed=seed)
     used = {**llm.sampler, **settings}
     report = {
-        "parameters": sum(p.numel() for p in llm.model.parameters()),
-        "training_seconds": trained_seconds(run),
+        **about(llm, run),
         "sampler": used,
         "seed": seed,
         "drawing": score_drawing(llm, seed=seed, **settings),
         "reading": score_answers(read_pictures(llm, fresh), minutes),
         "reading_second_renderer": score_answers(read_pictures(llm, second), minutes),
-        "machine": {k: v for k, v in read_json(run / "env.json").items() if k != "run"},
         "seconds": round(time.monotonic() - start, 1),
     }
     write_json(output, report)
@@ -239,6 +262,7 @@ def main() -> None:
     tuner.add_argument("--temperatures", type=float, nargs="+", default=[0.6, 0.7, 0.8])
     tuner.add_argument("--guidances", type=float, nargs="+", default=[1.5, 2.0, 3.0])
     tuner.add_argument("--threads", type=int)
+    tuner.add_argument("-o", type=Path, default=RESULTS / "llm_clock_tuning.json")
     checker = commands.add_parser("check")
     checker.add_argument("run", type=Path)
     checker.add_argument("--python", type=Path, help="of an environment that is there already")
@@ -249,7 +273,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.command == "tune":
-        tune(args.run, num=args.num, temperatures=args.temperatures, guidances=args.guidances)
+        grid = {"temperatures": args.temperatures, "guidances": args.guidances}
+        tune(args.run, num=args.num, output=args.o, **grid)
         return
     names = ("temperature", "guidance")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}

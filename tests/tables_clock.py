@@ -88,7 +88,7 @@ def llm_results():
     report = result("llm_clock.json")
     if report is None:
         return NONE_YET
-    drawing = report["drawing"]
+    drawing, tuning = report["drawing"], result("llm_clock_tuning.json")
     chosen = {name: value for name, value in report["sampler"].items() if value is not None}
     sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
     shown = {
@@ -111,8 +111,23 @@ def llm_results():
         *rows_of(drawn_heads, drawn),
         "",
         *rows_of("reading|N|exact minute|within 1 min|gross", read),
+        "",
+        *_tuning(report, tuning),
     ]
     return "\n".join(lines)
+
+
+def _tuning(report, tuning):
+    """The samplers that were tried on the run that was scored, or that nobody kept them."""
+    if tuning is None or tuning["training_seconds"] != report["training_seconds"]:
+        return ["Which samplers were tried, and how well each drew, was not kept for this run."]
+    names = ("dial_right", "within_1", "gross")
+    rows = [
+        [f"{row['temperature']:g}", f"{row['guidance']:g}", *(f"{row[name]:.1%}" for name in names)]
+        for row in tuning["tried"]
+    ]
+    told = f"Samplers tried, on {tuning['tuned_on']}:"
+    return [told, "", *rows_of("temperature|guidance|dial right|within 1 min|gross", rows)]
 
 
 def _shares(title, row, names):

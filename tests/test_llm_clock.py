@@ -444,3 +444,34 @@ def test_a_run_is_scored(run, benchmark, tmp_path, monkeypatch):
     assert report["drawing"]["splits"]["all"]["n"] == 8
     assert report["reading"]["splits"]["all"]["n"] == 4
     assert report["sampler"]["guidance"] == 1.5
+
+
+def test_every_sampler_that_was_tried_is_written_down(run, benchmark, tmp_path):
+    output = tmp_path / "tuning.json"
+    grid = {"temperatures": [0.5, 0.9], "guidances": [1.0, 2.0]}
+    benchmark.tune(run, num=6, output=output, **grid)
+    report = json.loads(output.read_text())
+    pairs = [(row["temperature"], row["guidance"]) for row in report["tried"]]
+    assert pairs == [(0.5, 1.0), (0.5, 2.0), (0.9, 1.0), (0.9, 2.0)]
+    best = max(report["tried"], key=lambda row: (row["within_1"], -row["gross"]))
+    assert report["best"].items() <= best.items()
+    assert report["tuned_on"] == "6 sentences that training had"
+    llm = benchmark.open_clock_llm(run)
+    assert benchmark.about(llm, run).items() <= report.items()  # as a score says it
+
+
+def test_the_document_shows_what_was_tried_or_that_it_was_not_kept(monkeypatch):
+    import tables_clock
+
+    report = tables_clock.result("llm_clock.json")
+    tried = [{"temperature": 0.7, "guidance": 1.5, "dial_right": 1, "within_1": 0.5, "gross": 0}]
+    tuning = {"training_seconds": report["training_seconds"], "tuned_on": "all", "tried": tried}
+    others = {**tuning, "training_seconds": 1.0}
+    for found, text in (
+        (None, "was not kept for this run."),
+        (others, "was not kept for this run."),
+        (tuning, "| 0.7 | 1.5 | 100.0% | 50.0% | 0.0% |"),
+    ):
+        files = {"llm_clock.json": report, "llm_clock_tuning.json": found}
+        monkeypatch.setattr(tables_clock, "result", files.get)
+        assert tables_clock.llm_results().endswith(text)
