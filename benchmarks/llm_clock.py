@@ -2,15 +2,15 @@
 
     python benchmarks/llm_clock.py tune RUN       # writes benchmarks/results/llm_clock_tuning.json
     python benchmarks/llm_clock.py score RUN      # writes benchmarks/results/llm_clock.json
-    python benchmarks/llm_clock.py check RUN      # loads RUN/model in a clean environment
+    python benchmarks/llm_clock.py check RUN      # writes benchmarks/results/llm_export.json
 
 ``tune``: how well sentences that training had are drawn by each of a few samplers. The best of
 them belongs in the recipe before anything is scored.
 ``score``: every one of the 720 times in the two phrasings that no training sentence used for it,
 one picture a sentence, fixed seeds, read by the geometric reader; and fresh styles, read by the
 model.
-``check`` makes a virtual environment with torch, transformers and safetensors only, and compares
-logits there with those of this package.
+``check`` makes a virtual environment with torch, transformers and safetensors only, loads the
+run's folder there, and compares its logits with those of this package.
 """
 
 import argparse
@@ -54,10 +54,9 @@ _TUNED_SEED = 99
 _TIMES = np.arange(720)
 
 _CLEAN = """
-import json, sys, torch
+import importlib.metadata, json, sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-assert "qvae" not in sys.modules
 folder, ids, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -65,7 +64,12 @@ text = json.load(open(ids + ".json"))
 assert tokenizer(text["text"])["input_ids"] == text["ids"], tokenizer(text["text"])
 with torch.no_grad():
     save_file({"logits": model(load_file(ids)["ids"]).logits}, out)
-print(type(model).__name__, type(tokenizer).__name__)
+assert "qvae" not in sys.modules
+names = ("torch", "transformers", "safetensors")
+print(json.dumps({
+    "loaded_as": [type(model).__name__, type(tokenizer).__name__],
+    "versions": {name: importlib.metadata.version(name) for name in names},
+}))
 """
 
 
@@ -214,8 +218,15 @@ def score(run: Path, *, seed: int, output: Path, styles: int, **settings: Any) -
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def check(run: Path, *, python: Path | None) -> None:
-    """Load the folder in an environment without this package, and compare logits."""
+def check(run: Path, *, python: Path | None, output: Path) -> None:
+    """Load the folder without this package, in an environment that lacks it, and write logits' gap.
+
+    Args:
+        run: of the language model.
+        python: of an environment that is there; None makes one of the three packages.
+        output: the result.
+    """
+    is_fresh = python is None
     model, text = load_llm(run / "model")
     ids = torch.randint(0, model.vocabulary.size, (4, 90), generator=torch.manual_seed(0))
     with torch.no_grad():
@@ -239,9 +250,12 @@ def check(run: Path, *, python: Path | None) -> None:
         done = subprocess.run(words, check=True, cwd=folder, capture_output=True, text=True)
         theirs = load_file(outputs)["logits"]
     worst = (ours - theirs).abs().max().item()
-    sys.stdout.write(f"{done.stdout.strip()}: largest difference of logits {worst:.2e}\n")
+    report = {"environment": "fresh" if is_fresh else "given", **json.loads(done.stdout)}
+    report |= {"largest_logit_difference": worst, "training_seconds": trained_seconds(run)}
+    sys.stdout.write(f"{report}\n")
     if worst > 1e-4:
         sys.exit("the exported folder computes something else")
+    write_json(output, report)
 
 
 def main() -> None:
@@ -266,9 +280,10 @@ def main() -> None:
     checker = commands.add_parser("check")
     checker.add_argument("run", type=Path)
     checker.add_argument("--python", type=Path, help="of an environment that is there already")
+    checker.add_argument("-o", type=Path, default=RESULTS / "llm_export.json")
     args = parser.parse_args()
     if args.command == "check":
-        check(args.run, python=args.python)
+        check(args.run, python=args.python, output=args.o)
         return
     if args.threads:
         torch.set_num_threads(args.threads)

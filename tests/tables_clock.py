@@ -113,6 +113,7 @@ def llm_results():
         *rows_of("reading|N|exact minute|within 1 min|gross", read),
         "",
         *_tuning(report, tuning),
+        *_export(report, result("llm_export.json")),
     ]
     return "\n".join(lines)
 
@@ -132,3 +133,13 @@ def _tuning(report, tuning):
 
 def _shares(title, row, names):
     return [title, row["n"], *(f"{row[name]:.1%}" for name in names)]
+
+
+def _export(report, export):
+    """Where the folder of the run that was scored was loaded without this package."""
+    if export is None or export["training_seconds"] != report["training_seconds"]:
+        return []
+    versions = ", ".join(f"{name} {version}" for name, version in export["versions"].items())
+    told = f"The folder in a {export['environment']} environment with {versions}: loads as "
+    told += f"{' and '.join(export['loaded_as'])}, logits within "
+    return ["", f"{told}{export['largest_logit_difference']:.1e} of ours."]

@@ -460,7 +460,16 @@ def test_every_sampler_that_was_tried_is_written_down(run, benchmark, tmp_path):
     assert benchmark.about(llm, run).items() <= report.items()  # as a score says it
 
 
-def test_the_document_shows_what_was_tried_or_that_it_was_not_kept(monkeypatch):
+def test_the_export_of_a_run_computes_the_same_without_this_package(run, benchmark, tmp_path):
+    """In another interpreter, where nothing of ours is imported; the command makes it a new one."""
+    benchmark.check(run, python=Path(sys.executable), output=tmp_path / "export.json")
+    report = json.loads((tmp_path / "export.json").read_text())
+    assert report["largest_logit_difference"] < 1e-5
+    assert report["loaded_as"][0] == "LlamaForCausalLM" and report["environment"] == "given"
+    assert set(report["versions"]) == {"torch", "transformers", "safetensors"}
+
+
+def test_the_document_shows_what_is_known_of_the_run_that_was_scored(monkeypatch):
     import tables_clock
 
     report = tables_clock.result("llm_clock.json")
@@ -475,3 +484,10 @@ def test_the_document_shows_what_was_tried_or_that_it_was_not_kept(monkeypatch):
         files = {"llm_clock.json": report, "llm_clock_tuning.json": found}
         monkeypatch.setattr(tables_clock, "result", files.get)
         assert tables_clock.llm_results().endswith(text)
+    export = {"environment": "fresh", "loaded_as": ["A", "B"], "versions": {"torch": "2"}}
+    export |= {"largest_logit_difference": 2e-6, "training_seconds": report["training_seconds"]}
+    files["llm_export.json"] = export
+    text = "in a fresh environment with torch 2: loads as A and B, logits within 2.0e-06 of ours."
+    assert tables_clock.llm_results().endswith(text)
+    export["training_seconds"] = 1.0
+    assert "fresh" not in tables_clock.llm_results(), "of another run"
