@@ -32,6 +32,8 @@ def clock_results():
         report = min(reports, key=lambda found: found["samples"]["off_block"]["within_1"])
         recon, colour = report["reconstructions"], report["reconstructions"]["hand_colour_error"]
         names = ", ".join(f"`benchmarks/results/{file.name}`" for file in files)
+        spent = sorted(sum(found["training_seconds"].values()) / 60 for found in reports)
+        every = f" (all seeds: {spent[0]:.0f} to {spent[-1]:.0f})" if len(spent) > 1 else ""
         minutes = sum(report["training_seconds"].values()) / 60
         read = recon["times"]["all"]["within_1"]
         lines += [
@@ -42,7 +44,8 @@ def clock_results():
             f"Style variance against real clocks {report['style_variance_ratio']:.2f}; "
             f"reconstructions {recon['psnr']:.2f} dB, {read:.1%} within 1 min, "
             f"hands' colour error {colour['mean']:.3f} of full scale. "
-            f"Trained in {minutes:.0f} minutes, {report['machine']['num_threads']} thread(s).",
+            f"Trained in {minutes:.0f} minutes{every}, "
+            f"{report['machine']['num_threads']} thread(s).",
             "",
         ]
     return "\n".join(lines).strip() or NONE_YET
