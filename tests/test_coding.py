@@ -19,7 +19,7 @@ from qvae.errors import FormatError, UsageError
 from qvae.pretrained import save_model
 from qvae.priors.base import build_prior
 from qvae.runs.bits import total_bits
-from qvae.runs.files import decompress_file
+from qvae.runs.files import decompress_file, read_sample, write_sample
 from qvae.runs.inpainting import region_mask
 from qvae.runs.loading import Run, open_run
 from qvae.runs.scores import evaluate_run
@@ -206,6 +206,57 @@ def test_compress_and_decompress_on_the_command_line(run, tmp_path, capsys):
     code, _, err = call(capsys, "compress", run, tmp_path / "wide.png", "-o", coded)
     assert code == 3 and "20 x 16 pixels, the model takes 16 x 16" in err
     assert call(capsys, "compress", run, picture, "-o", tmp_path)[0] == 2
+
+
+def test_what_is_written_is_what_its_name_says(run, tmp_path, capsys):
+    """A picture in a file named .jpg or .npy would be none; and folders are made, as elsewhere."""
+    coded = tmp_path / "new" / "folder" / "x.qv"
+    assert call(capsys, "compress", run, tmp_path / "x.png", "-o", coded)[0] == 0
+    for name in ("back.jpg", "back", "back.npz"):
+        code, _, err = call(capsys, "decompress", run, coded, "-o", tmp_path / name)
+        rule = "a sample of shape (1, 16, 16) is written to .png or .npy"
+        assert code == 2 and f"{name}: {rule}" in err and not (tmp_path / name).exists()
+    arrays = tmp_path / "other" / "back.npy"
+    assert call(capsys, "decompress", run, coded, "-o", arrays)[0] == 0
+    assert call(capsys, "decompress", run, coded, "-o", tmp_path / "back.PNG")[0] == 0
+    with Image.open(tmp_path / "back.PNG") as image:
+        pixels = np.asarray(image)
+    assert np.array_equal((np.load(arrays)[0] * 255).round().astype(np.uint8), pixels)
+    with pytest.raises(UsageError, match=r"x.png: a sample of shape \(1, 8\) is written to .npy$"):
+        write_sample(torch.zeros(1, 8), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x: x.astype(np.float32) * np.nan, "holds NaN or Inf, needs finite values"),
+        (lambda x: x * 255.0, "float64 values from 0 to 65025, the model takes .0, 1."),
+        (lambda x: x - 1.0, "float64 values from -1 to 254, the model takes .0, 1."),
+        (lambda x: x.astype(np.uint16) + 1, "uint16 values from 1 to 256, the model takes"),
+        (lambda x: x.astype(np.int64), "int64 of shape .1, 16, 16., the model takes floats"),
+        (lambda x: x[0], "uint8 of shape .16, 16., the model takes floats, uint8 or bool of .1,"),
+    ],
+)
+def test_an_array_that_is_no_sample_is_refused(run, tmp_path, capsys, change, text):
+    """Numbers of 0 to 255 as floats above all: they gave tokens, scores and bytes of nothing."""
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    np.save(tmp_path / "x.npy", change(pixels))
+    for words in (["score"], ["compress", "-o", tmp_path / "x.qv"]):
+        code, _, err = call(capsys, words[0], run, tmp_path / "x.npy", *words[1:])
+        assert code == 3 and re.search(rf"x\.npy: {text}", err), err
+
+
+def test_arrays_of_each_type_are_the_same_sample(run, tmp_path):
+    spec = open_run(run).tokenizer.spec
+    bits = np.random.default_rng(0).integers(0, 2, (1, 16, 16))
+    kinds = {"bool": bits > 0, "uint8": (255 * bits).astype(np.uint8), "float": bits / 1.0}
+    for name, array in kinds.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        found = read_sample(tmp_path / f"{name}.npy", spec)
+        assert found.dtype == torch.float32 and np.array_equal(found.numpy(), bits)
+    series = DataSpec(shape=(1, 5))  # no levels: any finite number may come
+    np.save(tmp_path / "series.npy", np.array([[-3.0, 0, 1, 2, 99]]))
+    assert read_sample(tmp_path / "series.npy", series).tolist() == [[-3.0, 0, 1, 2, 99]]
 
 
 def test_what_compress_is_told_is_in_the_bytes(run, tmp_path, capsys):
