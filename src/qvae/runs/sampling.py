@@ -14,7 +14,9 @@ from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.data.base import DataModule
 from qvae.errors import DataError, UsageError
+from qvae.priors.arguments import check_whole
 from qvae.priors.base import Prior
+from qvae.priors.sampling import check_sampler
 from qvae.priors.unigram import Unigram
 from qvae.runs.files import read_sample
 from qvae.runs.inpainting import keep_tokens, region_mask
@@ -169,8 +171,11 @@ def sample_latents(
 
     Raises:
         UsageError: a setting that z's prior does not have.
+        ValueError: a temperature or a seed out of range.
     """
     assert isinstance(model.bottleneck, Gaussian)
+    check_sampler(temperature=temperature)
+    check_whole("seed", seed, least=0)
     for name, value in options.items():
         if value is not None and (name, value) != ("guidance", 1.0):
             raise UsageError(f"{name}={value}: the prior of z has no such setting")
