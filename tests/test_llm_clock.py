@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -316,6 +317,26 @@ def test_what_the_model_cannot_be_told_is_refused(run):
             llm.draw([sentence])
     with pytest.raises(ValueError, match="temperature=-1"):
         llm.draw(["ten past ten"], temperature=-1.0)
+
+
+@pytest.mark.parametrize("sentences", ["ten past ten", ["ten past ten", 3]], ids=str)
+def test_what_is_no_list_of_sentences_is_refused(as_users_call, run, sentences):
+    """A string is a sequence of letters, which are no words of the model."""
+    text = re.escape(f"sentences={sentences!r}: must be a list of strings")
+    with pytest.raises(UsageError, match=f"^{text}$"):
+        open_clock_llm(run).draw(sentences)
+
+
+def test_a_drawing_depends_on_its_sentence_its_seed_and_its_number_alone(run):
+    """Whatever stands around it: prompts of one length are decoded together."""
+    llm = open_clock_llm(run)
+    sentences = ["ten past ten", "22:10", "a quarter to four, on a green face", "4:05 pm"]
+    together, notes = llm.draw(sentences, seed=3)
+    for number in range(4):
+        others = ["five past four" if i != number else s for i, s in enumerate(sentences)]
+        found, again = llm.draw(others[: number + 1], seed=3)
+        assert torch.equal(found[number], together[number]) and again[number] == notes[number]
+    assert not torch.equal(llm.draw(sentences, seed=4)[0], together)
 
 
 def test_another_image_tokenizer_beside_the_model_is_refused(run, tmp_path):

@@ -287,6 +287,29 @@ def test_prompts_that_no_model_has_learned_are_refused(tmp_path):
     assert draw_codes(model, [[1, *image, begin]]).shape == (1, words.num_tokens)
 
 
+def test_prompts_may_be_lists_arrays_or_tensors(as_users_call, tmp_path):
+    model, _, words = own_model(tmp_path, "plain")
+    rows = [[1, words.begin], [5, words.begin]]
+    drawn = draw_codes(model, rows, null=[words.begin], guidance=2.0)
+    told = complete_text(model, [[1], [5]], stop=[2], max_new=3)
+    for kind in (np.array, torch.tensor):
+        again = draw_codes(model, kind(rows), null=kind([words.begin]), guidance=2.0)
+        assert np.array_equal(again, drawn)
+        assert complete_text(model, kind([[1], [5]]), stop=[2], max_new=3) == told
+
+
+def test_what_is_no_prompt_is_refused(as_users_call, tmp_path):
+    model, _, words = own_model(tmp_path, "plain")
+    for prompt in ([1.0, words.begin], words.begin, None, [[1, words.begin]], [True], "ab"):
+        with pytest.raises(UsageError, match="^prompt: .*needs integers and one axis$"):
+            draw_codes(model, [[1, words.begin], prompt])
+        with pytest.raises(UsageError, match="^prompt: .*needs integers and one axis$"):
+            complete_text(model, [[1], prompt], stop=[2], max_new=3)
+    for num in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match=f"^max_new={num}: must be a whole number >= 1$"):
+            complete_text(model, [[1]], stop=[2], max_new=num)
+
+
 def test_a_damaged_folder_is_refused(tmp_path):
     own_model(tmp_path, "plain")
     folder = tmp_path / "model"
