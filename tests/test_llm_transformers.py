@@ -110,6 +110,28 @@ def test_extend_refuses_what_cannot_be(tmp_path):
         Vocabulary.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"codebook": torch.full((13, 2), torch.nan)}, "codebook: holds NaN or Inf"),
+        ({"codebook": torch.full((13, 2), torch.inf)}, "codebook: holds NaN or Inf"),
+        ({"codebook": torch.zeros(13, 0)}, r"codebook: shape \(13, 0\), needs \(13, D\)"),
+        ({"codebook": [[1.0, 2.0]] * 13}, "codebook: must be a tensor, came list"),
+        ({"multiple": 2.5}, "multiple=2.5: must be a whole number >= 1"),
+        ({"multiple": 0}, "multiple=0: must be a whole number >= 1"),
+    ],
+    ids=["nan", "inf", "empty", "list", "half", "zero"],
+)
+def test_a_refused_extension_changes_nothing(as_users_call, options, text):
+    """Not half of it: a tokenizer that has the tokens already cannot be extended again."""
+    tokenizer = a_text_tokenizer()
+    known = len(tokenizer)
+    model = a_model(vocab_size=known)
+    with pytest.raises(ValueError, match=f"^{text}"):
+        extend(tokenizer, model, vocabulary(), **options)
+    assert len(tokenizer) == known == model.get_input_embeddings().weight.shape[0]
+
+
 def test_fitted_rows_keep_who_is_near_whom_and_look_like_words():
     torch.manual_seed(0)
     codebook, rows = torch.randn(64, 3), torch.randn(200, 32) * 0.1 + 0.3
