@@ -131,6 +131,18 @@ def test_no_more_tokens_are_decoded_than_there_are(length):
         decode_tokens(make({"name": "uniform"}, (5, 3), 12), b"", length=length)
 
 
+def test_what_is_no_row_of_tokens_and_no_length_is_refused(as_users_call):
+    prior = make(CODED[1])
+    row = random_tokens(prior, 1)
+    for tokens, text in ((row, r"tokens of shape \(1, 12\): needs .L."), ([0] * 12, "came list")):
+        with pytest.raises(ValueError, match=text):
+            encode_tokens(prior, tokens)
+    data = encode_tokens(prior, row[0])
+    for length in (1.5, True, "3"):
+        with pytest.raises(ValueError, match=f"^length={length!r}: must be a whole number$"):
+            decode_tokens(prior, data, length=length)
+
+
 def test_a_payload_is_the_code_of_its_tokens_or_refused():
     """Mostly 0xFF is what the library itself chokes on; no other error may come out."""
     prior = make({"name": "uniform"}, (5, 3), 12)

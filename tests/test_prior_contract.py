@@ -169,6 +169,15 @@ def test_a_draw_hands_out_its_tokens_as_they_are_decided(prior):
     assert sorted(set(torch.cat(many).tolist())) == list(range(300))
 
 
+def test_a_draw_that_was_broken_off_goes_on_from_its_tokens_so_far(prior):
+    """With the same seed, to the very sample that it was on its way to."""
+    steps = []
+    found = prior.sample(3, COND, seed=5, on_tokens=lambda *step: steps.append(step))
+    for _, tokens, is_decided in steps if not by_confidence(prior) else steps[-1:]:
+        again = prior.sample(3, COND, seed=5, known=tokens, keep=is_decided)
+        assert torch.equal(again, found)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -12,8 +12,8 @@ from torch import Tensor
 __all__ = ["as_number", "check_tensors", "check_whole"]
 
 
-def check_whole(name: str, value: Any, *, least: int) -> None:
-    """Refuse what is no whole number, of Python or numpy, or one below ``least``.
+def check_whole(name: str, value: Any, *, least: int | None = None) -> None:
+    """Refuse what is no whole number, of Python or numpy, or one below ``least`` if there is one.
 
     Raises:
         ValueError: naming the argument, its value and the rule.
@@ -23,8 +23,10 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
         Traceback (most recent call last):
         ValueError: num=2.5: must be a whole number >= 0
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}: must be a whole number >= {least}")
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or (least is not None and value < least):
+        bound = "" if least is None else f" >= {least}"
+        raise ValueError(f"{name}={value!r}: must be a whole number{bound}")
 
 
 def as_number(name: str, value: Any) -> float:
