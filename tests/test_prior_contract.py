@@ -308,6 +308,32 @@ def test_a_setting_that_means_nothing_is_refused(config, arguments, text):
         make(config).sample(2, **arguments)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1e300},
+        {"temperature": 1e38, "guidance": 1e6},
+        {"temperature": 1e-300, "guidance": -1e6},
+        {"guidance": 1e6, "top_p": 1e-12, "min_p": 1.0},
+    ],
+    ids=str,
+)
+def test_at_the_ends_of_a_sampler_s_range_tokens_are_in_theirs(prior, settings):
+    tokens = prior.sample(50, COND[0], seed=1, **settings)
+    assert ((tokens >= prior.low) & (tokens < prior.high)).all()
+
+
+def test_guidance_zero_is_told_nothing_and_the_sharpest_filters_take_the_best(prior):
+    told, silent = prior.sample(3, COND, seed=5, guidance=0.0), prior.sample(3, seed=5)
+    assert torch.equal(told, silent)
+    assert torch.equal(prior.sample(3, COND, seed=5, top_p=1.0), prior.sample(3, COND, seed=5))
+    if isinstance(prior, Uniform):
+        return  # where all are equally probable there is no best
+    best = prior.sample(3, COND, seed=5, top_k=1)
+    for sharp in ({"min_p": 1.0}, {"top_p": 1e-9}, {"temperature": 0.0}):
+        assert torch.equal(prior.sample(3, COND, seed=5, **sharp), best)
+
+
 WHOLE = "must be a whole number >= 0"
 
 

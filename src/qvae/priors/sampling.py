@@ -22,6 +22,9 @@ __all__ = ["check_sampler", "filter_logits", "invert", "pick", "uniforms"]
 
 _COLD = 1e-30
 """Logits divided by less than this overflow; long before, the best digit has all probability."""
+_HOT = 1e30
+"""Above it a float32 may be infinite, and what no digit has, -inf, would be no number; long before,
+all digits that there are have the same probability."""
 _MOST_GUIDANCE = 1e6
 """Beyond it the guided logits are rounding errors, and in the end no numbers."""
 
@@ -149,7 +152,7 @@ def pick(
     if temperature < _COLD or top_k == 1:
         return logits.argmax(-1)
     if temperature != 1:
-        logits = logits / temperature
+        logits = logits / min(temperature, _HOT)
     if top_k is not None or top_p is not None or min_p is not None:
         logits = filter_logits(logits, top_k=top_k, top_p=top_p, min_p=min_p)
     return invert(logits, uniform)
