@@ -1,14 +1,16 @@
 """What a language model of clocks can do: draw from sentences, read into sentences, load anywhere.
 
-    python benchmarks/llm_clock.py tune RUN       # prints samplers, on sentences that were trained
+    python benchmarks/llm_clock.py tune RUN       # writes benchmarks/results/llm_clock_tuning.json
     python benchmarks/llm_clock.py score RUN      # writes benchmarks/results/llm_clock.json
-    python benchmarks/llm_clock.py check RUN      # loads RUN/model in a clean environment
+    python benchmarks/llm_clock.py check RUN      # writes benchmarks/results/llm_export.json
 
+``tune``: how well sentences that training had are drawn by each of a few samplers. The best of
+them belongs in the recipe before anything is scored.
 ``score``: every one of the 720 times in the two phrasings that no training sentence used for it,
 one picture a sentence, fixed seeds, read by the geometric reader; and fresh styles, read by the
 model.
-``check`` makes a virtual environment with torch, transformers and safetensors only, and compares
-logits there with those of this package.
+``check`` makes a virtual environment with torch, transformers and safetensors only, loads the
+run's folder there, and compares its logits with those of this package.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 import venv
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +50,13 @@ from qvae.train.log import trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 _STYLES = 3_000_003  # of no split of the data
+_TUNED_SEED = 99
 _TIMES = np.arange(720)
 
 _CLEAN = """
-import json, sys, torch
+import importlib.metadata, json, sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-assert "qvae" not in sys.modules
 folder, ids, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -61,7 +64,12 @@ text = json.load(open(ids + ".json"))
 assert tokenizer(text["text"])["input_ids"] == text["ids"], tokenizer(text["text"])
 with torch.no_grad():
     save_file({"logits": model(load_file(ids)["ids"]).logits}, out)
-print(type(model).__name__, type(tokenizer).__name__)
+assert "qvae" not in sys.modules
+names = ("torch", "transformers", "safetensors")
+print(json.dumps({
+    "loaded_as": [type(model).__name__, type(tokenizer).__name__],
+    "versions": {name: importlib.metadata.version(name) for name in names},
+}))
 """
 
 
@@ -89,18 +97,39 @@ def trained_requests(num: int) -> tuple[np.ndarray, list[str]]:
     return minutes, sentences
 
 
-def tune(run: Path, *, num: int, temperatures: list[float], guidances: list[float]) -> None:
-    """Print how well trained sentences are drawn by each sampler."""
+def about(llm: ClockLLM, run: Path) -> dict[str, Any]:
+    """Say which run this is: a tuning and a score of one run agree in all of it."""
+    return {
+        "parameters": sum(p.numel() for p in llm.model.parameters()),
+        "training_seconds": trained_seconds(run),
+        "machine": {k: v for k, v in read_json(run / "env.json").items() if k != "run"},
+    }
+
+
+def tune(
+    run: Path, *, num: int, temperatures: list[float], guidances: list[float], output: Path
+) -> None:
+    """Write how well trained sentences are drawn by each sampler, and which draws them best."""
     llm = open_clock_llm(run)
     minutes, sentences = trained_requests(num)
-    for temperature in temperatures:
-        for guidance in guidances:
-            pictures, _ = llm.draw(sentences, seed=99, temperature=temperature, guidance=guidance)
-            reading = read_clocks(to_pixels(pictures))
-            row = score_reading(reading, minutes, split_of(minutes))["all"]
-            shares = [f"{name} {row[name]:.1%}" for name in ("dial_right", "within_1", "gross")]
-            sys.stdout.write(f"temperature {temperature} guidance {guidance}: {shares}\n")
-            sys.stdout.flush()
+    tried = []
+    for temperature, guidance in product(temperatures, guidances):
+        settings = {"temperature": temperature, "guidance": guidance}
+        pictures, _ = llm.draw(sentences, seed=_TUNED_SEED, **settings)
+        row = score_reading(read_clocks(to_pixels(pictures)), minutes, split_of(minutes))["all"]
+        shares = {name: row[name] for name in ("dial_right", "within_1", "gross")}
+        tried.append({**settings, **shares})
+        sys.stdout.write(f"{tried[-1]}\n")
+        sys.stdout.flush()
+    best = max(tried, key=lambda found: (found["within_1"], -found["gross"]))
+    report = {
+        **about(llm, run),
+        "tuned_on": f"{num} sentences that training had",
+        "seed": _TUNED_SEED,
+        "best": {name: best[name] for name in ("temperature", "guidance")},
+        "tried": tried,
+    }
+    write_json(output, report)
 
 
 def score_drawing(llm: ClockLLM, *, seed: int, **settings: Any) -> dict[str, Any]:
@@ -163,14 +192,12 @@ def score(run: Path, *, seed: int, output: Path, styles: int, **settings: Any) -
     second = render_second(minutes, seed=seed)
     used = {**llm.sampler, **settings}
     report = {
-        "parameters": sum(p.numel() for p in llm.model.parameters()),
-        "training_seconds": trained_seconds(run),
+        **about(llm, run),
         "sampler": used,
         "seed": seed,
         "drawing": score_drawing(llm, seed=seed, **settings),
         "reading": score_answers(read_pictures(llm, fresh), minutes),
         "reading_second_renderer": score_answers(read_pictures(llm, second), minutes),
-        "machine": {k: v for k, v in read_json(run / "env.json").items() if k != "run"},
         "seconds": round(time.monotonic() - start, 1),
     }
     write_json(output, report)
@@ -191,8 +218,15 @@ def score(run: Path, *, seed: int, output: Path, styles: int, **settings: Any) -
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def check(run: Path, *, python: Path | None) -> None:
-    """Load the folder in an environment without this package, and compare logits."""
+def check(run: Path, *, python: Path | None, output: Path) -> None:
+    """Load the folder without this package, in an environment that lacks it, and write logits' gap.
+
+    Args:
+        run: of the language model.
+        python: of an environment that is there; None makes one of the three packages.
+        output: the result.
+    """
+    is_fresh = python is None
     model, text = load_llm(run / "model")
     ids = torch.randint(0, model.vocabulary.size, (4, 90), generator=torch.manual_seed(0))
     with torch.no_grad():
@@ -216,9 +250,12 @@ def check(run: Path, *, python: Path | None) -> None:
         done = subprocess.run(words, check=True, cwd=folder, capture_output=True, text=True)
         theirs = load_file(outputs)["logits"]
     worst = (ours - theirs).abs().max().item()
-    sys.stdout.write(f"{done.stdout.strip()}: largest difference of logits {worst:.2e}\n")
+    report = {"environment": "fresh" if is_fresh else "given", **json.loads(done.stdout)}
+    report |= {"largest_logit_difference": worst, "training_seconds": trained_seconds(run)}
+    sys.stdout.write(f"{report}\n")
     if worst > 1e-4:
         sys.exit("the exported folder computes something else")
+    write_json(output, report)
 
 
 def main() -> None:
@@ -239,17 +276,20 @@ def main() -> None:
     tuner.add_argument("--temperatures", type=float, nargs="+", default=[0.6, 0.7, 0.8])
     tuner.add_argument("--guidances", type=float, nargs="+", default=[1.5, 2.0, 3.0])
     tuner.add_argument("--threads", type=int)
+    tuner.add_argument("-o", type=Path, default=RESULTS / "llm_clock_tuning.json")
     checker = commands.add_parser("check")
     checker.add_argument("run", type=Path)
     checker.add_argument("--python", type=Path, help="of an environment that is there already")
+    checker.add_argument("-o", type=Path, default=RESULTS / "llm_export.json")
     args = parser.parse_args()
     if args.command == "check":
-        check(args.run, python=args.python)
+        check(args.run, python=args.python, output=args.o)
         return
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.command == "tune":
-        tune(args.run, num=args.num, temperatures=args.temperatures, guidances=args.guidances)
+        grid = {"temperatures": args.temperatures, "guidances": args.guidances}
+        tune(args.run, num=args.num, output=args.o, **grid)
         return
     names = ("temperature", "guidance")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -32,6 +32,8 @@ def clock_results():
         report = min(reports, key=lambda found: found["samples"]["off_block"]["within_1"])
         recon, colour = report["reconstructions"], report["reconstructions"]["hand_colour_error"]
         names = ", ".join(f"`benchmarks/results/{file.name}`" for file in files)
+        spent = sorted(sum(found["training_seconds"].values()) / 60 for found in reports)
+        every = f" (all seeds: {spent[0]:.0f} to {spent[-1]:.0f})" if len(spent) > 1 else ""
         minutes = sum(report["training_seconds"].values()) / 60
         read = recon["times"]["all"]["within_1"]
         lines += [
@@ -42,7 +44,8 @@ def clock_results():
             f"Style variance against real clocks {report['style_variance_ratio']:.2f}; "
             f"reconstructions {recon['psnr']:.2f} dB, {read:.1%} within 1 min, "
             f"hands' colour error {colour['mean']:.3f} of full scale. "
-            f"Trained in {minutes:.0f} minutes, {report['machine']['num_threads']} thread(s).",
+            f"Trained in {minutes:.0f} minutes{every}, "
+            f"{report['machine']['num_threads']} thread(s).",
             "",
         ]
     return "\n".join(lines).strip() or NONE_YET
@@ -88,7 +91,7 @@ def llm_results():
     report = result("llm_clock.json")
     if report is None:
         return NONE_YET
-    drawing = report["drawing"]
+    drawing, tuning = report["drawing"], result("llm_clock_tuning.json")
     chosen = {name: value for name, value in report["sampler"].items() if value is not None}
     sampler = ", ".join(f"{name} {value}" for name, value in chosen.items())
     shown = {
@@ -111,9 +114,35 @@ def llm_results():
         *rows_of(drawn_heads, drawn),
         "",
         *rows_of("reading|N|exact minute|within 1 min|gross", read),
+        "",
+        *_tuning(report, tuning),
+        *_export(report, result("llm_export.json")),
     ]
     return "\n".join(lines)
 
 
+def _tuning(report, tuning):
+    """The samplers that were tried on the run that was scored, or that nobody kept them."""
+    if tuning is None or tuning["training_seconds"] != report["training_seconds"]:
+        return ["Which samplers were tried, and how well each drew, was not kept for this run."]
+    names = ("dial_right", "within_1", "gross")
+    rows = [
+        [f"{row['temperature']:g}", f"{row['guidance']:g}", *(f"{row[name]:.1%}" for name in names)]
+        for row in tuning["tried"]
+    ]
+    told = f"Samplers tried, on {tuning['tuned_on']}:"
+    return [told, "", *rows_of("temperature|guidance|dial right|within 1 min|gross", rows)]
+
+
 def _shares(title, row, names):
     return [title, row["n"], *(f"{row[name]:.1%}" for name in names)]
+
+
+def _export(report, export):
+    """Where the folder of the run that was scored was loaded without this package."""
+    if export is None or export["training_seconds"] != report["training_seconds"]:
+        return []
+    versions = ", ".join(f"{name} {version}" for name, version in export["versions"].items())
+    told = f"The folder in a {export['environment']} environment with {versions}: loads as "
+    told += f"{' and '.join(export['loaded_as'])}, logits within "
+    return ["", f"{told}{export['largest_logit_difference']:.1e} of ours."]

@@ -5,6 +5,12 @@ from pathlib import Path
 from committed import NONE_YET, result, rows_of
 
 DTYPES = ("float32", "bf16")
+GRID_ROUTE = (
+    ("clock_grid", "steps"),
+    ("clock_grid_sharp", "steps"),
+    ("clock_grid", "samples"),
+    ("clock_grid_prior", "steps"),
+)
 
 
 def step_results(name="vqvae_step.json"):
@@ -194,5 +200,10 @@ def minutes_results():
     measured = f"{report['measured_steps']} steps"
     if any("samples" in row for row in report["rows"]):
         measured += f" or {report['measured_samples']:,} samples"
-    told = f"{report['machine']['cpu']}, from {measured} of each, alone on the machine."
+    told = f"{report['machine']['cpu']}, calculated from {measured} of each, alone on the machine."
+    route = [row for row in report["rows"] for name, unit in GRID_ROUTE
+             if row["recipe"] == name and unit in row]  # fmt: skip
+    sums = {n: sum(row["minutes"] for row in route if row["threads"] == n) for n in counts}
+    whole = " and ".join(f"{value:.1f} minutes with {n} thread(s)" for n, value in sums.items())
+    told += f" So calculated, the grid route with its encoding takes {whole}."
     return "\n".join([*rows_of(heads, rows), "", told])

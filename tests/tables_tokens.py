@@ -107,7 +107,7 @@ def prior_results():
         return NONE_YET
     heads = (
         "prior|bits/token|unigram|bits/dim, both stages|told the class|class found, of "
-        "reconstructions|variance, of real|CPU ms a sample|bytes|WebP|JPEG|PNG"
+        "reconstructions|variance, of real|CPU ms a sample|bytes|WebP|JPEG|PNG|tokens back"
     )
     rows = []
     for name, row in report["priors"].items():
@@ -122,6 +122,7 @@ def prior_results():
             f"{drawn['variance_ratio']:.2f}",
             f"{drawn['cpu_ms_a_sample']:.2f}",
             *(f"{sizes[codec]:,}" for codec in ("ours", "webp", "jpeg", "png")),
+            f"{row['compressed']['identical_tokens']:.1%}",
         ]
         rows.append([f"`{name}`", *values])
     images = {row["compressed"]["images"] for row in report["priors"].values()}
@@ -131,7 +132,8 @@ def prior_results():
             "",
             *rows_of(heads, rows),
             "",
-            f"Bytes of {max(images)} test images, each at the PSNR of its own tokens.",
+            f"Bytes of {max(images)} test images, each at the PSNR of its own tokens; tokens back: "
+            "files that decode to identical tokens.",
         ]
     )
 

@@ -229,6 +229,12 @@ def test_sample_without_a_prior_draws_from_the_unigram_and_says_so(work, call):
     assert len(list((work / "out/unigram").iterdir())) == 2
 
 
+def test_a_vae_is_not_sampled_below_zero(work, call):
+    code, _, errors = call("sample", "runs/vae", "-o", "out/cold", "--temperature", "-1")
+    assert code == 2 and "temperature=-1.0: must be >= 0 and finite" in errors
+    assert not (work / "out/cold").exists()
+
+
 def test_sample_a_vae(work, call):
     assert call("sample", "runs/vae", "-n", "2", "-o", "out/vae")[0] == 0
     assert call("sample", "runs/vae", "-n", "4", "-o", "out/more")[0] == 0

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -318,6 +319,26 @@ def test_what_the_model_cannot_be_told_is_refused(run):
         llm.draw(["ten past ten"], temperature=-1.0)
 
 
+@pytest.mark.parametrize("sentences", ["ten past ten", ["ten past ten", 3]], ids=str)
+def test_what_is_no_list_of_sentences_is_refused(as_users_call, run, sentences):
+    """A string is a sequence of letters, which are no words of the model."""
+    text = re.escape(f"sentences={sentences!r}: must be a list of strings")
+    with pytest.raises(UsageError, match=f"^{text}$"):
+        open_clock_llm(run).draw(sentences)
+
+
+def test_a_drawing_depends_on_its_sentence_its_seed_and_its_number_alone(run):
+    """Whatever stands around it: prompts of one length are decoded together."""
+    llm = open_clock_llm(run)
+    sentences = ["ten past ten", "22:10", "a quarter to four, on a green face", "4:05 pm"]
+    together, notes = llm.draw(sentences, seed=3)
+    for number in range(4):
+        others = ["five past four" if i != number else s for i, s in enumerate(sentences)]
+        found, again = llm.draw(others[: number + 1], seed=3)
+        assert torch.equal(found[number], together[number]) and again[number] == notes[number]
+    assert not torch.equal(llm.draw(sentences, seed=4)[0], together)
+
+
 def test_another_image_tokenizer_beside_the_model_is_refused(run, tmp_path):
     import shutil
 
@@ -444,3 +465,50 @@ def test_a_run_is_scored(run, benchmark, tmp_path, monkeypatch):
     assert report["drawing"]["splits"]["all"]["n"] == 8
     assert report["reading"]["splits"]["all"]["n"] == 4
     assert report["sampler"]["guidance"] == 1.5
+
+
+def test_every_sampler_that_was_tried_is_written_down(run, benchmark, tmp_path):
+    output = tmp_path / "tuning.json"
+    grid = {"temperatures": [0.5, 0.9], "guidances": [1.0, 2.0]}
+    benchmark.tune(run, num=6, output=output, **grid)
+    report = json.loads(output.read_text())
+    pairs = [(row["temperature"], row["guidance"]) for row in report["tried"]]
+    assert pairs == [(0.5, 1.0), (0.5, 2.0), (0.9, 1.0), (0.9, 2.0)]
+    best = max(report["tried"], key=lambda row: (row["within_1"], -row["gross"]))
+    assert report["best"].items() <= best.items()
+    assert report["tuned_on"] == "6 sentences that training had"
+    llm = benchmark.open_clock_llm(run)
+    assert benchmark.about(llm, run).items() <= report.items()  # as a score says it
+
+
+def test_the_export_of_a_run_computes_the_same_without_this_package(run, benchmark, tmp_path):
+    """In another interpreter, where nothing of ours is imported; the command makes it a new one."""
+    benchmark.check(run, python=Path(sys.executable), output=tmp_path / "export.json")
+    report = json.loads((tmp_path / "export.json").read_text())
+    assert report["largest_logit_difference"] < 1e-5
+    assert report["loaded_as"][0] == "LlamaForCausalLM" and report["environment"] == "given"
+    assert set(report["versions"]) == {"torch", "transformers", "safetensors"}
+
+
+def test_the_document_shows_what_is_known_of_the_run_that_was_scored(monkeypatch):
+    import tables_clock
+
+    report = tables_clock.result("llm_clock.json")
+    tried = [{"temperature": 0.7, "guidance": 1.5, "dial_right": 1, "within_1": 0.5, "gross": 0}]
+    tuning = {"training_seconds": report["training_seconds"], "tuned_on": "all", "tried": tried}
+    others = {**tuning, "training_seconds": 1.0}
+    for found, text in (
+        (None, "was not kept for this run."),
+        (others, "was not kept for this run."),
+        (tuning, "| 0.7 | 1.5 | 100.0% | 50.0% | 0.0% |"),
+    ):
+        files = {"llm_clock.json": report, "llm_clock_tuning.json": found}
+        monkeypatch.setattr(tables_clock, "result", files.get)
+        assert tables_clock.llm_results().endswith(text)
+    export = {"environment": "fresh", "loaded_as": ["A", "B"], "versions": {"torch": "2"}}
+    export |= {"largest_logit_difference": 2e-6, "training_seconds": report["training_seconds"]}
+    files["llm_export.json"] = export
+    text = "in a fresh environment with torch 2: loads as A and B, logits within 2.0e-06 of ours."
+    assert tables_clock.llm_results().endswith(text)
+    export["training_seconds"] = 1.0
+    assert "fresh" not in tables_clock.llm_results(), "of another run"

@@ -110,6 +110,28 @@ def test_extend_refuses_what_cannot_be(tmp_path):
         Vocabulary.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"codebook": torch.full((13, 2), torch.nan)}, "codebook: holds NaN or Inf"),
+        ({"codebook": torch.full((13, 2), torch.inf)}, "codebook: holds NaN or Inf"),
+        ({"codebook": torch.zeros(13, 0)}, r"codebook: shape \(13, 0\), needs \(13, D\)"),
+        ({"codebook": [[1.0, 2.0]] * 13}, "codebook: must be a tensor, came list"),
+        ({"multiple": 2.5}, "multiple=2.5: must be a whole number >= 1"),
+        ({"multiple": 0}, "multiple=0: must be a whole number >= 1"),
+    ],
+    ids=["nan", "inf", "empty", "list", "half", "zero"],
+)
+def test_a_refused_extension_changes_nothing(as_users_call, options, text):
+    """Not half of it: a tokenizer that has the tokens already cannot be extended again."""
+    tokenizer = a_text_tokenizer()
+    known = len(tokenizer)
+    model = a_model(vocab_size=known)
+    with pytest.raises(ValueError, match=f"^{text}"):
+        extend(tokenizer, model, vocabulary(), **options)
+    assert len(tokenizer) == known == model.get_input_embeddings().weight.shape[0]
+
+
 def test_fitted_rows_keep_who_is_near_whom_and_look_like_words():
     torch.manual_seed(0)
     codebook, rows = torch.randn(64, 3), torch.randn(200, 32) * 0.1 + 0.3
@@ -285,6 +307,29 @@ def test_prompts_that_no_model_has_learned_are_refused(tmp_path):
         with pytest.raises(UsageError, match=wording.replace("|", r"\|")):
             complete_text(model, [[1], prompt[:-1]], stop=[2], max_new=10)
     assert draw_codes(model, [[1, *image, begin]]).shape == (1, words.num_tokens)
+
+
+def test_prompts_may_be_lists_arrays_or_tensors(as_users_call, tmp_path):
+    model, _, words = own_model(tmp_path, "plain")
+    rows = [[1, words.begin], [5, words.begin]]
+    drawn = draw_codes(model, rows, null=[words.begin], guidance=2.0)
+    told = complete_text(model, [[1], [5]], stop=[2], max_new=3)
+    for kind in (np.array, torch.tensor):
+        again = draw_codes(model, kind(rows), null=kind([words.begin]), guidance=2.0)
+        assert np.array_equal(again, drawn)
+        assert complete_text(model, kind([[1], [5]]), stop=[2], max_new=3) == told
+
+
+def test_what_is_no_prompt_is_refused(as_users_call, tmp_path):
+    model, _, words = own_model(tmp_path, "plain")
+    for prompt in ([1.0, words.begin], words.begin, None, [[1, words.begin]], [True], "ab"):
+        with pytest.raises(UsageError, match="^prompt: .*needs integers and one axis$"):
+            draw_codes(model, [[1, words.begin], prompt])
+        with pytest.raises(UsageError, match="^prompt: .*needs integers and one axis$"):
+            complete_text(model, [[1], prompt], stop=[2], max_new=3)
+    for num in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match=f"^max_new={num}: must be a whole number >= 1$"):
+            complete_text(model, [[1]], stop=[2], max_new=num)
 
 
 def test_a_damaged_folder_is_refused(tmp_path):

@@ -102,6 +102,37 @@ def test_the_dtype_follows_from_the_size():
     assert words(codebook_sizes=(65_000,), repeat=2).dtype == np.uint32
 
 
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
+def test_the_largest_id_is_read_back_at_the_limit_of_the_dtype(size, tmp_path):
+    layout = words(codebook_sizes=(size - 42,))
+    assert layout.size == size and layout.dtype == (np.uint16 if size <= 2**16 else np.uint32)
+    row = to_row([Picture(np.full(6, size - 43))], layout, Letters())
+    assert max(row["input_ids"]) == size - 1
+    write_packed(tmp_path / "rows", {"train": [row]}, layout)
+    assert PackedRows(tmp_path / "rows", "train")[0] == row
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codebook_sizes": (8, 2.7)}, r"codebook_sizes=\(8, 2.7\): every size must be a whole"),
+        ({"codebook_sizes": "88"}, "codebook_sizes='88': must be a sequence of sizes"),
+        ({"codebook_sizes": 8}, "codebook_sizes=8: must be a sequence of sizes"),
+        ({"grid": (True, 2)}, r"grid=\(True, 2\): every size must be a whole number >= 1"),
+        ({"grid": None}, "grid=None: must be a sequence"),
+        ({"text_size": 1.5}, "text_size=1.5: must be a whole number >= 0"),
+        ({"repeat": "2"}, "repeat='2': must be a whole number >= 1"),
+        ({"has_rows": 2}, "has_rows=2: must be a bool"),
+        ({"is_text_first": "no"}, "is_text_first='no': must be a bool"),
+        ({"tokenizer_hash": None}, "tokenizer_hash=None: must be a str"),
+    ],
+    ids=str,
+)
+def test_a_size_of_another_type_is_refused_not_cut(as_users_call, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        words(**options)
+
+
 def test_tokens_out_of_range_are_named():
     tokens = images(words(), 2)
     tokens[1, 3] = 2  # a code of the first codebook where one of the second belongs
@@ -195,6 +226,46 @@ def test_a_second_prompt_is_checked_whatever_was_seen_before():
     assert found[0, layout.begin] == 0 and found[1, layout.begin] == -torch.inf
 
 
+NO_ROWS = [
+    ([[0, 1]], r"int64 of shape \(1, 2\)"),
+    (torch.tensor([[0, 1]]), r"int64 of shape \(1, 2\)"),
+    ([[0, 1], [2]], "no row of numbers"),
+    ([0, 1.5], r"float64 of shape \(2,\)"),
+    ([True], "bool of shape"),
+    ("ab", "<U2 of shape"),
+    (None, "object of shape"),
+    (3, r"int64 of shape \(\)"),
+]
+
+
+@pytest.mark.parametrize(("ids", "what"), NO_ROWS, ids=lambda value: str(value)[:16])
+def test_what_is_no_flat_row_of_ids_is_refused(as_users_call, ids, what):
+    """Rows of rows above all: what generate() returns has one axis more than a row."""
+    rule = f"{what}.*, needs integers and one axis$"
+    with pytest.raises(FormatError, match=f"^ids: {rule}"):
+        parse(ids, words(), Letters())
+    with pytest.raises(FormatError, match=f"^ids: {rule}"):
+        list(Grammar(words()).spans(ids))
+    with pytest.raises(FormatError, match=f"^input_ids: {rule}"):
+        from_row({"input_ids": ids}, words(), Letters())
+
+
+def test_a_row_may_be_a_list_an_array_or_a_tensor(as_users_call):
+    row = to_row([Text("hi"), Picture(images(words(), 1)[0])], words(), Letters())["input_ids"]
+    for ids in (row, np.array(row, np.uint16), torch.tensor(row)):
+        text, picture = parse(ids, words(), Letters())
+        assert text == Text("hi") and picture.tokens.tolist() == images(words(), 1)[0].tolist()
+
+
+def test_a_model_that_was_not_extended_is_refused():
+    """It has no scores for images, so an image would be drawn from nothing."""
+    layout = words()
+    process, prompt = GrammarProcessor(layout), torch.tensor([[5, layout.begin]])
+    with pytest.raises(FormatError, match="^scores of 40 ids: the vocabulary has 55; the model"):
+        process(prompt, torch.zeros(1, 40))
+    assert process(prompt[:, :0], torch.zeros(1, layout.size)).shape == (1, layout.size)
+
+
 # -- rows --------------------------------------------------------------------------------------
 
 
@@ -229,6 +300,21 @@ def test_text_cannot_smuggle_in_an_image():
     layout = words(text_size=20)  # the letters after r would be image ids
     with pytest.raises(ValueError, match="text 'xyz': holds"):
         to_row([Text("xyz")], layout, Letters())
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: "hi", r"parts\[1\]='hi': must be a Text of a string, or a Picture"),
+        (lambda: Text(3), r"parts\[1\]=Text\(text=3, .*: must be a Text of a string"),
+        (lambda: Picture([[0] * 12]), r"parts\[1\].tokens: int64 of shape \(1, 12\), needs"),
+        (lambda: Picture(None), r"parts\[1\].tokens: object of shape"),
+    ],
+    ids=["string", "number", "images", "nothing"],
+)
+def test_what_is_no_part_of_a_row_is_refused(as_users_call, make, text):
+    with pytest.raises(ValueError, match=f"^{text}"):
+        to_row([Text("a"), make()], words(), Letters())
 
 
 def test_labels_that_are_not_the_ids_are_refused():

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,6 +169,15 @@ def test_a_draw_hands_out_its_tokens_as_they_are_decided(prior):
     assert sorted(set(torch.cat(many).tolist())) == list(range(300))
 
 
+def test_a_draw_that_was_broken_off_goes_on_from_its_tokens_so_far(prior):
+    """With the same seed, to the very sample that it was on its way to."""
+    steps = []
+    found = prior.sample(3, COND, seed=5, on_tokens=lambda *step: steps.append(step))
+    for _, tokens, is_decided in steps if not by_confidence(prior) else steps[-1:]:
+        again = prior.sample(3, COND, seed=5, known=tokens, keep=is_decided)
+        assert torch.equal(again, found)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -194,6 +204,8 @@ def test_what_cannot_be_fixed_is_refused(config, arguments, text):
 def test_a_grid_of_another_size_is_refused(config):
     with pytest.raises(ValueError, match=r"grid=\(5, 1\): with 2 codebooks it has 10 tokens"):
         make(config, grid=(5, 1))
+    with pytest.raises(ValueError, match=r"grid=\(-2, -3\): every axis must be >= 1"):
+        make(config, grid=(-2, -3))
 
 
 def test_a_saved_prior_is_the_same_prior(prior, tmp_path):
@@ -294,6 +306,101 @@ def test_a_token_of_another_codebook_is_named(config, token, where):
 def test_a_setting_that_means_nothing_is_refused(config, arguments, text):
     with pytest.raises(ValueError, match=text):
         make(config).sample(2, **arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1e300},
+        {"temperature": 1e38, "guidance": 1e6},
+        {"temperature": 1e-300, "guidance": -1e6},
+        {"guidance": 1e6, "top_p": 1e-12, "min_p": 1.0},
+    ],
+    ids=str,
+)
+def test_at_the_ends_of_a_sampler_s_range_tokens_are_in_theirs(prior, settings):
+    tokens = prior.sample(50, COND[0], seed=1, **settings)
+    assert ((tokens >= prior.low) & (tokens < prior.high)).all()
+
+
+def test_guidance_zero_is_told_nothing_and_the_sharpest_filters_take_the_best(prior):
+    told, silent = prior.sample(3, COND, seed=5, guidance=0.0), prior.sample(3, seed=5)
+    assert torch.equal(told, silent)
+    assert torch.equal(prior.sample(3, COND, seed=5, top_p=1.0), prior.sample(3, COND, seed=5))
+    if isinstance(prior, Uniform):
+        return  # where all are equally probable there is no best
+    best = prior.sample(3, COND, seed=5, top_k=1)
+    for sharp in ({"min_p": 1.0}, {"top_p": 1e-9}, {"temperature": 0.0}):
+        assert torch.equal(prior.sample(3, COND, seed=5, **sharp), best)
+
+
+WHOLE = "must be a whole number >= 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"num": 1.5}, f"num=1.5: {WHOLE}"),
+        ({"num": True}, f"num=True: {WHOLE}"),
+        ({"num": "2"}, f"num='2': {WHOLE}"),
+        ({"temperature": "1"}, "temperature='1': must be a number"),
+        ({"temperature": None}, "temperature=None: must be a number"),
+        ({"temperature": True}, "temperature=True: must be a number"),
+        ({"temperature": 10**400}, "temperature=1000"),
+        ({"top_k": 2.5}, "top_k=2.5: must be a whole number >= 1"),
+        ({"top_k": True}, "top_k=True: must be a whole number >= 1"),
+        ({"top_p": True}, "top_p=True: must be a number"),
+        ({"min_p": [0.5]}, r"min_p=\[0.5\]: must be a number"),
+        ({"guidance": None}, "guidance=None: must be a number"),
+        ({"guidance": 1e7}, r"guidance=10000000.0: must be in -1e\+06..1e\+06"),
+        ({"seed": 1.5}, f"seed=1.5: {WHOLE}"),
+        ({"seed": None}, f"seed=None: {WHOLE}"),
+        ({"seed": "12"}, f"seed='12': {WHOLE}"),
+        ({"seed": True}, f"seed=True: {WHOLE}"),
+        ({"seed": [3, 1.5]}, rf"seed\[1\]=1.5: {WHOLE}"),
+        ({"seed": np.array([0.5, 1.5])}, rf"seed\[0\]=0.5: {WHOLE}"),
+        ({"generator": 3}, "generator=3: must be a torch.Generator"),
+        ({"cond": "a"}, "cond='a': must be a tensor of raw numbers"),
+        ({"cond": 4.0}, r"cond of shape \(\): needs \[2, 2\]"),
+        ({"lengths": [3, 3]}, "lengths: must be a tensor, came list"),
+        (
+            {"lengths": torch.tensor([True, True])},
+            r"lengths=\[True, True\]: needs 2 integers in 1..12",
+        ),
+        ({"known": [0] * 12, "keep": [True] * 12}, "known: must be a tensor, came list"),
+        ({"known": torch.ones(12) > 0, "keep": torch.ones(12) > 0}, "known of torch.bool and"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_type_is_refused_by_name(as_users_call, arguments, text):
+    """Not by whatever torch or numpy say of it, and never taken for another number."""
+    for config in PRIORS[0], PRIORS[2]:
+        with pytest.raises(ValueError, match=f"^{text}"):
+            make(config).sample(**{"num": 2, **arguments})
+
+
+def test_seeds_may_be_of_any_integer_type(as_users_call):
+    prior = make(PRIORS[2])
+    drawn = prior.sample(2, seed=[3, 4])
+    for seeds in ((3, 4), np.array([3, 4]), torch.tensor([3, 4])):
+        assert torch.equal(prior.sample(2, seed=seeds), drawn)
+    assert torch.equal(prior.sample(2, seed=3), prior.sample(2, seed=np.int64(3)))
+
+
+@pytest.mark.parametrize("tokens", [[[0] * 12], np.zeros((1, 12), int), "0", None], ids=str)
+def test_tokens_that_are_no_tensor_are_refused(as_users_call, config, tokens):
+    name = type(tokens).__name__
+    with pytest.raises(ValueError, match=f"^tokens: must be a tensor, came {name}$"):
+        make(config).nll(tokens)
+
+
+def test_a_flat_row_of_tokens_is_not_spread_over_the_lengths(as_users_call):
+    """[N] tokens and N lengths: the same row N times is not what was meant."""
+    prior = make(PRIORS[2])
+    lengths = torch.full((12,), 3)
+    for tokens in (prior.low, prior.low[None, :7]):
+        with pytest.raises(ValueError, match=r"^tokens of shape \(.*\): needs \[B, 12\]$"):
+            prior.nll(tokens, lengths=lengths)
 
 
 def test_guidance_needs_a_condition_and_a_null_that_was_trained(config):

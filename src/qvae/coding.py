@@ -24,6 +24,7 @@ from qvae.errors import FormatError, UsageError
 from qvae.eval_mode import eval_mode
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
+from qvae.priors.arguments import check_tensors, check_whole
 from qvae.priors.base import Prior, build_prior
 from qvae.tokenizer import Tokenizer
 
@@ -71,7 +72,7 @@ def encode_tokens(
     """Code one sample's tokens with a prior; there may be fewer than it has positions.
 
     Raises:
-        ValueError: a token out of range, none or too many.
+        ValueError: no flat tensor, a token out of range, none or too many.
         UsageError: constriction is not installed, or the prior is not on the CPU.
 
     Example:
@@ -81,6 +82,9 @@ def encode_tokens(
         '314f'
     """
     library = _library()
+    check_tensors(tokens=tokens)
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens of shape {tuple(tokens.shape)}: needs [L], those of one sample")
     encoder = library.stream.queue.RangeEncoder()
     padded = F.pad(tokens, (0, max(0, prior.num_tokens - len(tokens)))).to(prior.device)
     _, digits, _ = prior.read(padded[None], torch.tensor([len(tokens)]))
@@ -120,6 +124,7 @@ def decode_tokens(
     """
     library = _library()
     length = prior.num_tokens if length is None else length
+    check_whole("length", length)
     if not 1 <= length <= prior.num_tokens:
         raise ValueError(f"length={length}: must be in 1..{prior.num_tokens}")
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)

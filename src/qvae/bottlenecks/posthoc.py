@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from qvae.bottlenecks.base import Quantizer, require_finite, require_levels, req
 from qvae.bottlenecks.estimators import straight_through
 from qvae.types import Latent
 
-__all__ = ["PostHoc", "fit_posthoc"]
+__all__ = ["MOST_LEVELS", "PostHoc", "fit_posthoc"]
 
-_MOST_LEVELS = 256
+MOST_LEVELS = 256
+"""Values of a coordinate at most."""
 _LLOYD_ITERATIONS = 100
 
 
@@ -124,7 +126,9 @@ def fit_posthoc(
     Args:
         mean: means of the posterior, of cells of data, at least 2.
         log_var: their log variances.
-        bits: of a cell, >= 1; the sum of the ``log2 L`` does not exceed it.
+        bits: of a cell, >= 1; the sum of the ``log2 L`` does not exceed it, and is a bit or more
+            below it only where coordinates cannot use them: one has 256 values at most, and not
+            more than its means differ in.
 
     Raises:
         ValueError: fewer than 2 cells, bits below 1, numbers that are not finite, or means that
@@ -136,7 +140,7 @@ def fit_posthoc(
         (8,)
     """
     if not 1 <= bits < math.inf:
-        raise ValueError(f"bits={bits}: must be at least 1")
+        raise ValueError(f"bits={bits}: must be at least 1 and finite")
     if len(mean) < 2:
         raise ValueError(f"mean: {len(mean)} cells are too few to fit to, needs 2")
     require_finite(mean, "fit_posthoc")
@@ -159,18 +163,25 @@ def _deal(signal: Sequence[float], bits: float) -> list[int]:
     """Return levels with ``sum(log2 L) <= bits`` and little ``sum(signal / L^2)``."""
     levels = [1] * len(signal)
     left = bits * math.log(2) + 1e-9
-    while True:
-        gains = [
-            (s / level**2 - s / (level + 1) ** 2) / math.log1p(1 / level)
-            if level < _MOST_LEVELS and math.log1p(1 / level) <= left
-            else 0.0
-            for s, level in zip(signal, levels, strict=True)
-        ]
-        best = max(range(len(gains)), key=gains.__getitem__)
-        if gains[best] <= 0:
-            return levels
-        left -= math.log1p(1 / levels[best])
-        levels[best] += 1
+
+    def offer(d: int) -> tuple[float, int]:
+        """Return what one value more takes off a nat, the most first, and of which coordinate."""
+        level = levels[d]
+        gain = signal[d] / level**2 - signal[d] / (level + 1) ** 2
+        return -gain / math.log1p(1 / level), d
+
+    offers = [offer(d) for d, s in enumerate(signal) if s > 0]
+    heapify(offers)
+    while offers:
+        _, d = heappop(offers)
+        price = math.log1p(1 / levels[d])
+        if price > left:
+            continue  # and so it will be: what is left only shrinks
+        left -= price
+        levels[d] += 1
+        if levels[d] < MOST_LEVELS:
+            heappush(offers, offer(d))
+    return levels
 
 
 def _lloyd(x: Float[Tensor, " N"], level: int) -> Float[Tensor, " L"]:
@@ -181,7 +192,7 @@ def _lloyd(x: Float[Tensor, " N"], level: int) -> Float[Tensor, " L"]:
         nearest = torch.searchsorted((values[1:] + values[:-1]) / 2, x)
         counts = torch.bincount(nearest, minlength=len(values))
         sums = torch.bincount(nearest, weights=x, minlength=len(values))
-        moved = torch.where(counts > 0, sums / counts.clamp(min=1), values)
+        moved = (sums / counts)[counts > 0]  # a value that is nearest to nothing is no code
         if torch.equal(moved, values):
             break
         values = moved

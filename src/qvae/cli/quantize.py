@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from qvae.cli.common import Parser, Result, add_common, check_output, parse, positive, prepare
+from qvae.cli.common import Parser, Result, add_common, check_output, note, parse, positive, prepare
 
 __all__ = ["run_quantize"]
 
@@ -23,13 +23,20 @@ def run_quantize(parser: Parser, words: Sequence[str]) -> Result:
     args = parse(parser, words)
     check_output(args.output)
     device = prepare(args)
+    from qvae.bottlenecks.posthoc import MOST_LEVELS
     from qvae.runs.loading import open_run, open_run_data
     from qvae.runs.posthoc import quantize_run
 
     run = open_run(args.run, device=device)
     data = open_run_data(run, args.data)
     tokenizer = quantize_run(run, data, args.output, bits=args.bits, samples=args.n)
-    bits = math.prod(tokenizer.grid) * sum(math.log2(size) for size in tokenizer.codebook_sizes)
+    a_cell = sum(math.log2(size) for size in tokenizer.codebook_sizes)
+    if a_cell <= args.bits - 1:  # else there was not enough left for one value more
+        note(
+            f"--bits {args.bits:g}: more than the codes use; a cell takes {a_cell:.1f}, with at"
+            f" most {MOST_LEVELS} values a coordinate, and not more than its means differ in"
+        )
+    bits = math.prod(tokenizer.grid) * a_cell
     text = (
         f"{args.output}: {bits:.1f} bits and {tokenizer.num_tokens} tokens a sample; "
         f"levels {' x '.join(map(str, tokenizer.codebook_sizes))} a cell"

@@ -61,8 +61,11 @@ class ClockLLM:
             The pictures, and what time the model wrote for itself.
 
         Raises:
-            UsageError: a word that the model does not know, or a sentence that is too long.
+            UsageError: a word that the model does not know, a sentence that is too long, or what is
+                no list of sentences.
         """
+        if isinstance(sentences, str) or not all(isinstance(s, str) for s in sentences):
+            raise UsageError(f"sentences={sentences!r}: must be a list of strings")
         begin, end = self.model.vocabulary.begin, self.text.eos_token_id
         prompts = [self._prompt(sentence) for sentence in sentences]
         notes = complete_text(self.model, prompts, stop=[begin, end], max_new=_MAX_NOTE)

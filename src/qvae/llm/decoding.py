@@ -16,10 +16,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from qvae.errors import FormatError, UsageError
-from qvae.llm.grammar import Grammar
+from qvae.llm.grammar import Grammar, flat_ids
 from qvae.llm.layers import LlamaBlock, Rotation, rms_norm, rotate, rotation
 from qvae.llm.llama import MAX_LENGTH, Llama
 from qvae.llm.vocabulary import Vocabulary
+from qvae.priors.arguments import check_whole
 from qvae.priors.draw import OnStep, OnTokens, hand_out
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
@@ -112,10 +113,11 @@ def complete_text(
 
     Raises:
         UsageError: a prompt that is empty, ungrammatical or longer than the context.
+        ValueError: no such number of ids.
     """
     words = model.vocabulary
-    for prompt in prompts:
-        _check_prompt(words, prompt, num_more=max_new)
+    check_whole("max_new", max_new, least=1)
+    prompts = [_prompt(words, prompt, num_more=max_new) for prompt in prompts]
     allowed = torch.zeros(words.size, dtype=torch.bool)
     allowed[words.text_first : words.text_first + words.text_size] = True
     allowed[words.begin] = True
@@ -197,13 +199,11 @@ def draw_codes(
     words = model.vocabulary
     if guidance != 1 and null is None:
         raise UsageError(f"guidance={guidance}: needs the prompt that says nothing")
-    for prompt in [*prompts, *([null] if null is not None else [])]:
-        if not prompt or prompt[-1] != words.begin:
-            raise UsageError(f"prompt: ends with {list(prompt)[-1:]}, must end with {words.begin}")
-        _check_prompt(words, prompt[:-1], num_more=1 + words.num_tokens)
+    prompts = [_image_prompt(words, prompt) for prompt in prompts]
+    nothing = None if null is None else _image_prompt(words, null)
     draw = _Drawer(
         model=model,
-        null=list(null) if null is not None and guidance != 1 else None,
+        null=nothing if guidance != 1 else None,
         guidance=guidance,
         noise=torch.from_numpy(uniforms(len(prompts), words.num_tokens, seed)),
         filters=filters,
@@ -213,10 +213,14 @@ def draw_codes(
     return np.array(found, dtype=np.int64).reshape(-1, words.num_tokens)
 
 
-def _check_prompt(words: Vocabulary, prompt: Sequence[int], *, num_more: int) -> None:
-    """Refuse ids that are none, images that are not whole, and what leaves no room for more."""
+def _prompt(words: Vocabulary, prompt: Any, *, num_more: int) -> list[int]:
+    """Return the ids of a list, an array or a tensor.
+
+    Raises:
+        UsageError: no ids, images that are not whole, or no room for more.
+    """
     try:
-        list(Grammar(words).spans(np.array(prompt, dtype=np.int64)))
+        list(Grammar(words).spans(prompt))
     except FormatError as error:
         raise UsageError(f"prompt: {error}") from None
     if len(prompt) + num_more > MAX_LENGTH:
@@ -224,6 +228,19 @@ def _check_prompt(words: Vocabulary, prompt: Sequence[int], *, num_more: int) ->
             f"prompt of {len(prompt)} ids: must leave room for {num_more} more in a context of "
             f"{MAX_LENGTH}"
         )
+    ids: list[int] = flat_ids(prompt).tolist()
+    return ids
+
+
+def _image_prompt(words: Vocabulary, prompt: Any) -> list[int]:
+    """Return the ids of a prompt that asks for an image; as :func:`_prompt`."""
+    try:
+        ids: list[int] = flat_ids(prompt).tolist()
+    except FormatError as error:
+        raise UsageError(f"prompt: {error}") from None
+    if ids[-1:] != [words.begin]:
+        raise UsageError(f"prompt: ends with {ids[-1:]}, must end with {words.begin}")
+    return [*_prompt(words, ids[:-1], num_more=1 + words.num_tokens), words.begin]
 
 
 class _Report:

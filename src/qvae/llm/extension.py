@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qvae.llm.vocabulary import CONFIG_KEY, Vocabulary
+from qvae.priors.arguments import check_tensors, check_whole
 
 __all__ = ["extend", "fit_rows"]
 
@@ -41,8 +42,9 @@ def extend(
         The vocabulary with its place beside the text.
 
     Raises:
-        ValueError: a vocabulary that puts images first, a codebook of another length, a tokenizer
-            that has the tokens already, or one that did not add them in a row.
+        ValueError: a vocabulary that puts images first, a codebook of another length or not
+            finite, a tokenizer that has the tokens already; nothing is changed then. Or a
+            tokenizer that did not add them in a row.
     """
     _check(tokenizer, vocabulary, codebook, multiple)
     first = _next_id(tokenizer)
@@ -68,13 +70,16 @@ def extend(
 def _check(tokenizer: Any, vocabulary: Vocabulary, codebook: Tensor | None, multiple: int) -> None:
     if not vocabulary.is_text_first:
         raise ValueError("is_text_first=False: a vocabulary that is there keeps its ids in front")
-    if multiple < 1:
-        raise ValueError(f"multiple={multiple}: must be >= 1")
-    if codebook is not None and (codebook.ndim != 2 or len(codebook) != vocabulary.num_codes):
-        raise ValueError(
-            f"codebook: shape {tuple(codebook.shape)}, needs ({vocabulary.num_codes}, D),"
-            " a row for each code"
-        )
+    check_whole("multiple", multiple, least=1)
+    if codebook is not None:
+        check_tensors(codebook=codebook)
+        if codebook.ndim != 2 or len(codebook) != vocabulary.num_codes or not codebook.shape[1]:
+            raise ValueError(
+                f"codebook: shape {tuple(codebook.shape)}, needs ({vocabulary.num_codes}, D),"
+                " a row for each code"
+            )
+        if not bool(codebook.isfinite().all()):
+            raise ValueError("codebook: holds NaN or Inf, needs finite numbers")
     known = set(tokenizer.get_vocab()) & set(vocabulary.names)
     if known:
         raise ValueError(f"tokenizer: has {min(known)} already; extend it once")

@@ -6,6 +6,7 @@ place follows from how long ago the last ``begin`` was, and nothing has to be re
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,27 @@ from torch import Tensor
 from qvae.errors import FormatError
 from qvae.llm.vocabulary import Vocabulary
 
-__all__ = ["Grammar"]
+__all__ = ["Grammar", "flat_ids"]
+
+
+def flat_ids(ids: Any, name: str = "ids") -> Int[np.ndarray, " T"]:
+    """Return one row of ids as int64, ``[T]``.
+
+    Raises:
+        FormatError: no integers, or rows of rows.
+
+    Example:
+        >>> flat_ids([[0, 1]])
+        Traceback (most recent call last):
+        qvae.errors.FormatError: ids: int64 of shape (1, 2), needs integers and one axis
+    """
+    try:
+        row = np.asarray(ids)
+    except ValueError:  # lists of unlike lengths
+        raise FormatError(f"{name}: no row of numbers, needs integers and one axis") from None
+    if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+        raise FormatError(f"{name}: {row.dtype} of shape {row.shape}, needs integers and one axis")
+    return row.astype(np.int64)
 
 
 class Grammar:
@@ -42,7 +63,9 @@ class Grammar:
         """Return the place of a span that the next id of each grammatical row takes; 0 is text."""
         length = ids.shape[1]
         steps = torch.arange(1, length + 1, device=ids.device)
-        last = (steps * (ids == self.vocabulary.begin)).amax(1) if length else ids.new_zeros(0)
+        last = (
+            (steps * (ids == self.vocabulary.begin)).amax(1) if length else ids.new_zeros(len(ids))
+        )
         ago = length + 1 - last
         return torch.where((last > 0) & (ago < len(self.low)), ago, 0)
 
@@ -55,18 +78,19 @@ class Grammar:
         # The first place of a span is `begin`, which text may be followed by.
         return in_span | (is_text & (places == 0)[:, None])
 
-    def spans(self, ids: np.ndarray, *, may_go_on: bool = False) -> Iterator[tuple[int, int]]:
+    def spans(self, ids: Any, *, may_go_on: bool = False) -> Iterator[tuple[int, int]]:
         """Find the image spans ``[start, stop)`` of one row, ``[T]``.
 
         Args:
-            ids: of one row.
+            ids: of one row, ``[T]`` integers.
             may_go_on: whether the row may end inside a span, which is then not among the results.
 
         Raises:
-            FormatError: an id outside the vocabulary, a code or marker outside a span, or a
-                span that breaks the grammar: with its position, what was expected, what came.
+            FormatError: no row of integers, an id outside the vocabulary, a code or marker outside
+                a span, or a span that breaks the grammar: with its position, what was expected,
+                what came.
         """
-        ids, words = np.asarray(ids), self.vocabulary
+        ids, words = flat_ids(ids), self.vocabulary
         low, high = words.span
         position = 0
         while position < len(ids):

@@ -10,6 +10,7 @@ A trainer that knows ``train.bin`` and ``meta.json`` only can take the folder as
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def write_packed(
         vocabulary: its size decides the dtype.
 
     Raises:
-        UsageError: the folder exists.
+        UsageError: the folder exists, or a split's name is no word that names a file.
         FormatError: an id outside the vocabulary, or columns that
             :func:`~qvae.llm.rows.read_columns` refuses; with the row.
 
@@ -59,6 +60,9 @@ def write_packed(
     path = Path(path)
     if path.exists():
         raise UsageError(f"{path}: exists; give a new folder for the rows")
+    for name in splits:
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+            raise UsageError(f"split {name!r}: must be letters, digits, _ and -, such as train")
     folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

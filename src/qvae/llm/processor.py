@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qvae.errors import FormatError
 from qvae.llm.grammar import Grammar
 from qvae.llm.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ class GrammarProcessor:
         vocabulary: of the model.
 
     Raises:
-        FormatError: a prompt breaks the grammar.
+        FormatError: a prompt breaks the grammar, or the model scores fewer ids than there are.
 
     Example:
         >>> words = Vocabulary(codebook_sizes=(2,), grid=(2,), tokenizer_hash="", text_size=2)
@@ -43,11 +44,16 @@ class GrammarProcessor:
         self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]
     ) -> Float[Tensor, "B V"]:
         """Return the scores with -inf wherever the grammar forbids an id."""
+        num_ids, size = scores.shape[-1], self._grammar.vocabulary.size
+        if num_ids < size:
+            raise FormatError(
+                f"scores of {num_ids} ids: the vocabulary has {size}; the model must be extended"
+            )
         rows = input_ids.cpu().numpy()
         for row in rows:
             # What is generated is right, or a beam that has no chance left: it is not checked.
             if row[:-1].tobytes() not in self._seen:
                 list(self._grammar.spans(row, may_go_on=True))
         self._seen = frozenset(row.tobytes() for row in rows)
-        allowed = self._grammar.allowed(self._grammar.places(input_ids), scores.shape[-1])
+        allowed = self._grammar.allowed(self._grammar.places(input_ids), num_ids)
         return scores.masked_fill(~allowed, -torch.inf)

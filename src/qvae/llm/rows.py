@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from qvae.errors import FormatError
-from qvae.llm.grammar import Grammar
+from qvae.llm.grammar import Grammar, flat_ids
 from qvae.llm.vocabulary import Vocabulary
 
 __all__ = [
@@ -79,7 +79,8 @@ def to_row(
         tokenizer: of the text; tokens that it has not, first or last, are left out.
 
     Raises:
-        ValueError: an image token out of range, or text that would become image ids.
+        ValueError: a part that is neither, an image token out of range, or text that would become
+            image ids.
 
     Example:
         >>> class Letters:
@@ -94,11 +95,14 @@ def to_row(
     first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = [] if first is None else [int(first)]
     labels = [IGNORED] * len(ids)
-    for part in parts:
+    for index, part in enumerate(parts):
         if isinstance(part, Picture):
-            found = vocabulary.to_ids(np.asarray(part.tokens)).tolist()
-        else:
+            tokens = flat_ids(part.tokens, f"parts[{index}].tokens")
+            found = vocabulary.to_ids(tokens).tolist()
+        elif isinstance(part, Text) and isinstance(part.text, str):
             found = encode_text(part.text, vocabulary, tokenizer)
+        else:
+            raise ValueError(f"parts[{index}]={part!r}: must be a Text of a string, or a Picture")
         ids += found
         labels += [IGNORED] * len(found) if part.is_prompt else found
     if last is not None:
@@ -131,7 +135,8 @@ def parse(ids: Any, vocabulary: Vocabulary, tokenizer: TextTokenizer) -> list[Te
         tokenizer: of the text.
 
     Raises:
-        FormatError: a span that breaks the grammar: where, what was expected, what came.
+        FormatError: no row of integers, or a span that breaks the grammar: where, what was
+            expected, what came.
 
     Example:
         >>> class Letters:
@@ -144,7 +149,7 @@ def parse(ids: Any, vocabulary: Vocabulary, tokenizer: TextTokenizer) -> list[Te
         >>> text.text, picture.tokens.tolist()
         ('hi', [3, 4])
     """
-    row = np.asarray(ids, dtype=np.int64)
+    row = flat_ids(ids)
     return _parts(row, np.zeros(len(row), dtype=bool), vocabulary, tokenizer)
 
 
@@ -181,24 +186,21 @@ def read_columns(
     """Return a row's ids, and where nothing is learned; without labels all of it is.
 
     Raises:
-        FormatError: no ``input_ids``, no integers, columns of unlike length, or labels that are
-            not the ids.
+        FormatError: no row with ``input_ids``, no integers, columns of unlike length, or labels
+            that are not the ids.
 
     Example:
         >>> read_columns({"input_ids": [5, 6], "labels": [-100, 6]})
         (array([5, 6]), array([ True, False]))
     """
+    if not isinstance(row, Mapping):
+        raise FormatError(f"{type(row).__name__}: must be a mapping with input_ids")
     if "input_ids" not in row:
         raise FormatError(f"columns {', '.join(row)}: needs input_ids")
-    ids = np.asarray(row["input_ids"])
-    labels = np.asarray(row.get("labels", ids))
-    for name, values in (("input_ids", ids), ("labels", labels)):
-        if values.size and values.dtype.kind not in "iu":
-            raise FormatError(f"{name}: {values.dtype}, needs integers")
-    if labels.shape != ids.shape or ids.ndim != 1:
-        raise FormatError(
-            f"labels: {labels.shape}, needs the shape of input_ids, {ids.shape}, and one axis"
-        )
+    ids = flat_ids(row["input_ids"], "input_ids")
+    labels = flat_ids(row.get("labels", ids), "labels")
+    if labels.shape != ids.shape:
+        raise FormatError(f"labels: {labels.shape}, needs the shape of input_ids, {ids.shape}")
     is_prompt = labels == IGNORED
     wrong = ~is_prompt & (labels != ids)
     if wrong.any():
@@ -206,7 +208,7 @@ def read_columns(
         raise FormatError(
             f"labels: {labels[at]} at position {at}, needs the id there ({ids[at]}) or {IGNORED}"
         )
-    return ids.astype(np.int64), is_prompt
+    return ids, is_prompt
 
 
 def _parts(

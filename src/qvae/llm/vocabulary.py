@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from qvae.data.token_format import token_dtype
 from qvae.errors import FormatError
+from qvae.priors.arguments import check_whole
 from qvae.store import read_json
 
 __all__ = ["CONFIG_KEY", "Vocabulary"]
@@ -45,7 +47,7 @@ class Vocabulary:
             helps a small model that knows relative positions only.
 
     Raises:
-        ValueError: a size out of range.
+        ValueError: a size out of range, or a value of another type.
 
     Example:
         >>> words = Vocabulary(
@@ -67,16 +69,17 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         for name in ("codebook_sizes", "grid"):
-            sizes = tuple(int(size) for size in getattr(self, name))
-            object.__setattr__(self, name, sizes)
-            if any(size < 1 for size in sizes):
-                raise ValueError(f"{name}={sizes}: every size must be at least 1")
+            object.__setattr__(self, name, _sizes(name, getattr(self, name)))
         if not self.codebook_sizes:
             raise ValueError("codebook_sizes=(): needs at least one codebook")
-        if self.text_size < 0:
-            raise ValueError(f"text_size={self.text_size}: must be >= 0")
-        if not 1 <= self.repeat <= self.num_cells:
+        for name, least in (("text_size", 0), ("repeat", 1)):
+            check_whole(name, getattr(self, name), least=least)
+            object.__setattr__(self, name, int(getattr(self, name)))
+        if self.repeat > self.num_cells:
             raise ValueError(f"repeat={self.repeat}: must be in 1..{self.num_cells}, the cells")
+        for name, kind in (("is_text_first", bool), ("has_rows", bool), ("tokenizer_hash", str)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a {kind.__name__}")
 
     @classmethod
     def of(cls, tokenizer: Any, *, text_size: int, **options: Any) -> "Vocabulary":
@@ -289,6 +292,20 @@ class Vocabulary:
                 f"image tokenizer {tokenizer.hash[:12]}: the language model was made for "
                 f"{self.tokenizer_hash[:12]}"
             )
+
+
+def _sizes(name: str, values: Any) -> tuple[int, ...]:
+    """Return sizes as a tuple.
+
+    Raises:
+        ValueError: no sequence, or something in it that is no whole number >= 1.
+    """
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+        raise ValueError(f"{name}={values!r}: must be a sequence of sizes")
+    for size in values:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name}={tuple(values)}: every size must be a whole number >= 1")
+    return tuple(int(size) for size in values)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qvae.errors import UsageError
 from qvae.eval_mode import eval_mode
+from qvae.priors.arguments import check_tensors, check_whole
 from qvae.priors.digits import to_digits, token_layout, token_ranges
 from qvae.priors.draw import (
     Choose,
@@ -165,10 +166,9 @@ class Prior(nn.Module, ABC):
                 what is not decided is the first token of its codebook.
 
         Raises:
-            ValueError: an argument outside its range.
+            ValueError: an argument of another type or outside its range.
         """
-        if num < 0:
-            raise ValueError(f"num={num}: must be >= 0")
+        check_whole("num", num, least=0)
         sampler = Sampler(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, guidance=guidance
         )
@@ -229,6 +229,9 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: as in :meth:`nll`.
         """
+        check_tensors(tokens=tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: needs [B, {self.num_tokens}]")
         is_told = None
         if lengths is not None:
             is_told = is_within(lengths, len(tokens), self.num_tokens).to(self.device)

@@ -35,6 +35,8 @@ def token_layout(
             f"num_tokens={num_tokens}: must be a positive multiple of the {len(sizes)} codebooks"
         )
     axes = (num_tokens // len(sizes),) if not grid else tuple(grid)
+    if any(axis < 1 for axis in axes):
+        raise ValueError(f"grid={axes}: every axis must be >= 1")
     if math.prod(axes) * len(sizes) != num_tokens:
         raise ValueError(
             f"grid={axes}: with {len(sizes)} codebooks it has {math.prod(axes) * len(sizes)}"

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from qvae.priors.arguments import check_tensors
 from qvae.priors.digits import to_digits
 from qvae.priors.sampling import check_sampler, pick, uniforms
 
@@ -175,8 +176,14 @@ def noise_of(
     generator: torch.Generator | None,
     device: torch.device,
 ) -> Float[Tensor, "num length"]:
-    """Return each row's stream of uniform numbers, see :func:`qvae.priors.sampling.uniforms`."""
+    """Return each row's stream of uniform numbers, see :func:`qvae.priors.sampling.uniforms`.
+
+    Raises:
+        ValueError: no generator, or no seeds.
+    """
     if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator={generator!r}: must be a torch.Generator")
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     # float64 decides draws; one kind of device has none.
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -204,7 +211,9 @@ def fixed_tokens(
     if (known is None) != (keep is None):
         raise ValueError("known and keep: one without the other says nothing; give both")
     if known is not None and keep is not None:
-        if known.is_floating_point() or keep.dtype != torch.bool:
+        check_tensors(known=known, keep=keep)
+        is_whole = not (known.is_floating_point() or known.dtype == torch.bool)
+        if not is_whole or keep.dtype != torch.bool:
             raise ValueError(
                 f"known of {known.dtype} and keep of {keep.dtype}: must be integers and booleans"
             )
@@ -228,8 +237,10 @@ def is_within(lengths: Shaped[Tensor, "..."], num: int, size: int) -> Bool[Tenso
         >>> is_within(torch.tensor([1, 3]), 2, 3).tolist()
         [[True, False, False], [True, True, True]]
     """
+    check_tensors(lengths=lengths)
     values = lengths.detach().cpu()
-    is_bad = values.is_floating_point() or values.shape != (num,)
+    is_whole = not (values.is_floating_point() or values.dtype == torch.bool)
+    is_bad = not is_whole or values.shape != (num,)
     if is_bad or bool(((values < 1) | (values > size)).any()):
         raise ValueError(
             f"lengths={np.asarray(values).tolist()}: needs {num} integers in 1..{size}"

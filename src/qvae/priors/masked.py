@@ -95,7 +95,9 @@ class Masked(Prior):
         super().__init__(**tokens)
         check_sizes(num_layers=num_layers, dim=dim, num_heads=num_heads)
         if not 0 <= dropout < 1 or not 0 <= null_prob <= 1:
-            raise ValueError(f"dropout={dropout}, null_prob={null_prob}: must be in [0, 1)")
+            raise ValueError(
+                f"dropout={dropout}, null_prob={null_prob}: must be in [0, 1) and in [0, 1]"
+            )
         if uncover not in ("confidence", "order") or not 0 <= choice_temperature < math.inf:
             raise ValueError(
                 f"uncover={uncover!r}, choice_temperature={choice_temperature}: must be confidence"

@@ -10,16 +10,23 @@ are summed in another order; a draw that falls within such a rounding (about 1e-
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qvae.priors.arguments import as_number, check_whole
+
 __all__ = ["check_sampler", "filter_logits", "invert", "pick", "uniforms"]
 
 _COLD = 1e-30
 """Logits divided by less than this overflow; long before, the best digit has all probability."""
+_HOT = 1e30
+"""Above it a float32 may be infinite, and what no digit has, -inf, would be no number; long before,
+all digits that there are have the same probability."""
+_MOST_GUIDANCE = 1e6
+"""Beyond it the guided logits are rounding errors, and in the end no numbers."""
 
 
 def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
@@ -31,7 +38,7 @@ def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
         seed: an integer >= 0; or one for each row, which is then row 0 of that seed.
 
     Raises:
-        ValueError: a negative seed, or another number of seeds than rows.
+        ValueError: a seed that is no whole number >= 0, or another number of seeds than rows.
 
     Example:
         >>> bool((uniforms(3, 4, seed=7)[2] == uniforms(5, 4, seed=7)[2]).all())
@@ -39,20 +46,25 @@ def uniforms(num: int, length: int, seed: int | Sequence[int]) -> np.ndarray:
         >>> bool((uniforms(2, 4, seed=[3, 7])[1] == uniforms(1, 4, seed=7)[0]).all())
         True
     """
-    if isinstance(seed, (int, np.integer)):
-        keys = [(int(seed), index) for index in range(num)]
-    else:
-        keys = [(int(one), 0) for one in seed]
-        if len(keys) != num:
-            raise ValueError(f"seed has {len(keys)} entries: needs one for each of {num} samples")
     rows = np.empty((num, length))
-    for row, (one, index) in zip(rows, keys, strict=True):
-        if one < 0:
-            raise ValueError(f"seed={one}: must be >= 0")
+    for row, (one, index) in zip(rows, _keys(num, seed), strict=True):
         key = np.array([one % 2**64, index], dtype=np.uint64)
         bits = np.random.Generator(np.random.Philox(key=key))
         row[:] = bits.integers(0, 2**32, size=length, dtype=np.uint32)
     return rows / 2**32
+
+
+def _keys(num: int, seed: Any) -> list[tuple[int, int]]:
+    """Return the seed and the number of each row's stream."""
+    seeds = seed.tolist() if isinstance(seed, (np.ndarray, Tensor)) else seed
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence):
+        check_whole("seed", seeds, least=0)
+        return [(int(seeds), index) for index in range(num)]
+    if len(seeds) != num:
+        raise ValueError(f"seed has {len(seeds)} entries: needs one for each of {num} samples")
+    for index, one in enumerate(seeds):
+        check_whole(f"seed[{index}]", one, least=0)
+    return [(int(one), 0) for one in seeds]
 
 
 def check_sampler(
@@ -68,19 +80,15 @@ def check_sampler(
     Raises:
         ValueError: naming the argument, its value and the rule.
     """
-    given = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "guidance": guidance}
-    for name, value in given.items():
-        if value is not None and not isinstance(value, Real):
-            raise ValueError(f"{name}={value!r}: must be a number")
-    if not 0 <= temperature < float("inf"):
+    if not 0 <= as_number("temperature", temperature) < math.inf:
         raise ValueError(f"temperature={temperature}: must be >= 0 and finite")
-    if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
-        raise ValueError(f"top_k={top_k!r}: must be a whole number >= 1")
-    for name, value in (("top_p", top_p), ("min_p", min_p)):
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{name}={value}: must be in (0, 1]")
-    if not abs(guidance) < float("inf"):
-        raise ValueError(f"guidance={guidance}: must be finite")
+    if top_k is not None:
+        check_whole("top_k", top_k, least=1)
+    for name, share in (("top_p", top_p), ("min_p", min_p)):
+        if share is not None and not 0 < as_number(name, share) <= 1:
+            raise ValueError(f"{name}={share}: must be in (0, 1]")
+    if not abs(as_number("guidance", guidance)) <= _MOST_GUIDANCE:
+        raise ValueError(f"guidance={guidance}: must be in -{_MOST_GUIDANCE:g}..{_MOST_GUIDANCE:g}")
 
 
 def filter_logits(
@@ -144,7 +152,7 @@ def pick(
     if temperature < _COLD or top_k == 1:
         return logits.argmax(-1)
     if temperature != 1:
-        logits = logits / temperature
+        logits = logits / min(temperature, _HOT)
     if top_k is not None or top_p is not None or min_p is not None:
         logits = filter_logits(logits, top_k=top_k, top_p=top_p, min_p=min_p)
     return invert(logits, uniform)

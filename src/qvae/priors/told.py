@@ -28,8 +28,8 @@ def told_rows(
         device: where the rows are needed.
 
     Raises:
-        ValueError: another shape, or a number that stands for nothing: neither finite nor NaN, no
-            index of a category or a word.
+        ValueError: no numbers, another shape, or a number that stands for nothing: neither finite
+            nor NaN, no index of a category or a word.
 
     Example:
         >>> side = Condition(name="side", kind="category", categories=("left", "right"))
@@ -42,11 +42,14 @@ def told_rows(
     width = cond_width(conditions)
     if cond is None:
         return torch.full((num, width), math.nan, device=device)
-    rows = torch.as_tensor(cond, dtype=torch.float32, device=device)
-    rows = rows[None] if rows.ndim == 1 else rows
+    try:
+        given = torch.as_tensor(cond, dtype=torch.float32, device=device)
+    except (TypeError, ValueError):
+        raise ValueError(f"cond={cond!r}: must be a tensor of raw numbers") from None
+    rows = given[None] if given.ndim == 1 else given
     if rows.ndim != 2 or rows.shape[1] != width or rows.shape[0] not in (1, num):
         raise ValueError(
-            f"cond of shape {tuple(cond.shape)}: needs [{num}, {width}],"
+            f"cond of shape {tuple(given.shape)}: needs [{num}, {width}],"
             f" the raw numbers of {[c.name for c in conditions]}"
         )
     if width:

@@ -23,7 +23,7 @@ def region_mask(region: str, shape: Sequence[int]) -> np.ndarray:
         shape: of the axes.
 
     Raises:
-        UsageError: another number of ranges, or a range that holds nothing.
+        UsageError: another number of ranges, or one that holds nothing or goes beyond the data.
 
     Example:
         >>> region_mask("1:,:2", (2, 3)).astype(int).tolist()
@@ -36,9 +36,12 @@ def region_mask(region: str, shape: Sequence[int]) -> np.ndarray:
     for part, size in zip(parts, shape, strict=True):
         found = re.fullmatch(r"(\d*):(\d*)", part.strip())
         start = int(found[1] or 0) if found else 0
-        stop = min(int(found[2] or size), size) if found else 0
-        if start >= stop:
-            raise UsageError(f"region={region!r}: {part!r} is no range within 0:{size}")
+        stop = int(found[2] or size) if found else 0
+        if not start < stop <= size:
+            raise UsageError(
+                f"region={region!r}: {part!r} must be START:STOP with 0 <= START < STOP <= {size};"
+                f" the data have {' x '.join(map(str, shape))}"
+            )
         box.append(slice(start, stop))
     is_kept = np.ones(tuple(shape), dtype=bool)
     is_kept[tuple(box)] = False

@@ -14,7 +14,9 @@ from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.data.base import DataModule
 from qvae.errors import DataError, UsageError
+from qvae.priors.arguments import check_whole
 from qvae.priors.base import Prior
+from qvae.priors.sampling import check_sampler
 from qvae.priors.unigram import Unigram
 from qvae.runs.files import read_sample
 from qvae.runs.inpainting import keep_tokens, region_mask
@@ -104,9 +106,18 @@ def _kept(run: Run, inpaint: InPaint | None, rows: Tensor | None) -> dict[str, T
     else:
         shown = DataSpec(shape=(1, *tokenizer.spec.shape[1:]))
         is_kept = read_sample(inpaint.mask, shown)[0].numpy() > 0.5
+        _check_mask(is_kept, inpaint.mask)
     keep = keep_tokens(is_kept, tokenizer.grid, len(tokenizer.codebook_sizes))
     told = None if rows is None else rows[:1]
     return {"known": tokenizer.encode(x[None].to(run.device), told), "keep": keep}
+
+
+def _check_mask(is_kept: np.ndarray, path: str | Path) -> None:
+    """Refuse a mask with which in-painting is no in-painting."""
+    if not is_kept.any():
+        raise UsageError(f"keep={str(path)!r}: nothing in it is white, so nothing would stay")
+    if is_kept.all():
+        raise UsageError(f"keep={str(path)!r}: all of it is white, so no part is left to draw")
 
 
 def _by_prior(
@@ -160,8 +171,11 @@ def sample_latents(
 
     Raises:
         UsageError: a setting that z's prior does not have.
+        ValueError: a temperature or a seed out of range.
     """
     assert isinstance(model.bottleneck, Gaussian)
+    check_sampler(temperature=temperature)
+    check_whole("seed", seed, least=0)
     for name, value in options.items():
         if value is not None and (name, value) != ("guidance", 1.0):
             raise UsageError(f"{name}={value}: the prior of z has no such setting")
