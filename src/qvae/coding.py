@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qvae.arguments import check_tensors, check_whole
 from qvae.coding_header import Header
 from qvae.errors import FormatError, UsageError
 from qvae.eval_mode import eval_mode
 from qvae.metrics.reconstruction import psnr
 from qvae.pretrained import model_hash
-from qvae.priors.arguments import check_tensors, check_whole
 from qvae.priors.base import Prior, build_prior
 from qvae.tokenizer import Tokenizer
 

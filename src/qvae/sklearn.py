@@ -1,7 +1,6 @@
 """An autoencoder as a scikit-learn transformer: codes of a table, as features for other models."""
 
 import math
-from numbers import Integral, Real
 from typing import Any, no_type_check
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from tqdm import trange
 
 from qvae import autoencoder
+from qvae.arguments import is_number, is_whole
 from qvae.errors import TrainingStopped
 from qvae.train.average import WeightAverage
 from qvae.train.engine import running_engine
@@ -288,15 +288,14 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _check_whole(name: str, value: Any, *, can_be_none: bool = False) -> None:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-    if not is_whole and not (can_be_none and value is None):
+    is_size = is_whole(value) and value >= 1
+    if not is_size and not (can_be_none and value is None):
         rest = ", or None" if can_be_none else ""
         raise ValueError(f"{name}={value!r}: must be a whole number >= 1{rest}")
 
 
 def _check_number(name: str, value: Any, *, is_zero_allowed: bool) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and 0 <= value < math.inf) or (value == 0 and not is_zero_allowed):
+    if not (is_number(value) and 0 <= value < math.inf) or (value == 0 and not is_zero_allowed):
         raise ValueError(
             f"{name}={value!r}: must be finite and {'>=' if is_zero_allowed else '>'} 0"
         )

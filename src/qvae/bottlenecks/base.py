@@ -23,13 +23,13 @@ A quantizer also promises, and ``tests/test_bottleneck_laws.py`` checks on every
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qvae.arguments import is_number, is_whole
 from qvae.bottlenecks.functional import sum_per_sample
 from qvae.codes import code_counts, perplexity, usage
 from qvae.types import Latent
@@ -58,7 +58,7 @@ def require_positive(**values: int) -> None:
         ValueError: dim=0: must be at least 1
     """
     for name, value in values.items():
-        if not _is_whole(value):
+        if not is_whole(value):
             raise ValueError(f"{name}={value!r}: must be a whole number")
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
@@ -69,7 +69,7 @@ def require_levels(
 ) -> None:
     """Raise ValueError with the rule unless all are integers in their range."""
     is_list = isinstance(levels, Sequence) and not isinstance(levels, str)
-    if not is_list or not all(_is_whole(level) and level >= least for level in levels):
+    if not is_list or not all(is_whole(level) and level >= least for level in levels):
         raise ValueError(f"levels={levels!r}: {rule}")
     if most is not None and any(level > most for level in levels):
         raise ValueError(f"levels={levels!r}: {rule}")
@@ -78,24 +78,15 @@ def require_levels(
 def require_not_negative(**values: float) -> None:
     """Raise ValueError for the first value that is no number, below 0 or not finite, by name."""
     for name, value in values.items():
-        if not (_is_number(value) and 0 <= value < math.inf):
+        if not (is_number(value) and 0 <= value < math.inf):
             raise ValueError(f"{name}={value!r}: must be finite and not negative")
 
 
 def require_above_zero(**values: float) -> None:
     """Raise ValueError for the first value that is no number, not above 0 or infinite, by name."""
     for name, value in values.items():
-        if not (_is_number(value) and 0 < value < math.inf):
+        if not (is_number(value) and 0 < value < math.inf):
             raise ValueError(f"{name}={value!r}: must be finite and above 0")
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a value is an integer, of Python or of NumPy; True and 2.0 are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_width(z_e: Float[Tensor, "*N D"], in_dim: int, who: str) -> None:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from qvae.arguments import check_whole
 from qvae.errors import FormatError, UsageError
 from qvae.llm.grammar import Grammar, flat_ids
 from qvae.llm.layers import LlamaBlock, Rotation, rms_norm, rotate, rotation
 from qvae.llm.llama import MAX_LENGTH, Llama
 from qvae.llm.vocabulary import Vocabulary
-from qvae.priors.arguments import check_whole
 from qvae.priors.draw import OnStep, OnTokens, hand_out
 from qvae.priors.sampling import check_sampler, pick, uniforms
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qvae.arguments import check_tensors, check_whole
 from qvae.llm.vocabulary import CONFIG_KEY, Vocabulary
-from qvae.priors.arguments import check_tensors, check_whole
 
 __all__ = ["extend", "fit_rows"]
 

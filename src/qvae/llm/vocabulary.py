@@ -11,15 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qvae.arguments import check_whole, is_whole
 from qvae.data.token_format import token_dtype
 from qvae.errors import FormatError
-from qvae.priors.arguments import check_whole
 from qvae.store import read_json
 
 __all__ = ["CONFIG_KEY", "Vocabulary"]
@@ -303,7 +302,7 @@ def _sizes(name: str, values: Any) -> tuple[int, ...]:
     if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
         raise ValueError(f"{name}={values!r}: must be a sequence of sizes")
     for size in values:
-        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        if not is_whole(size) or size < 1:
             raise ValueError(f"{name}={tuple(values)}: every size must be a whole number >= 1")
     return tuple(int(size) for size in values)
 

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from qvae.arguments import check_tensors, check_whole
 from qvae.errors import UsageError
 from qvae.eval_mode import eval_mode
-from qvae.priors.arguments import check_tensors, check_whole
 from qvae.priors.digits import to_digits, token_layout, token_ranges
 from qvae.priors.draw import (
     Choose,

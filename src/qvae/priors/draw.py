@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from qvae.priors.arguments import check_tensors
+from qvae.arguments import check_tensors
 from qvae.priors.digits import to_digits
 from qvae.priors.sampling import check_sampler, pick, uniforms
 

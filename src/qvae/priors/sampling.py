@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qvae.priors.arguments import as_number, check_whole
+from qvae.arguments import as_number, check_whole
 
 __all__ = ["check_sampler", "filter_logits", "invert", "pick", "uniforms"]
 

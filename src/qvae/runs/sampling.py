@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qvae.arguments import check_whole
 from qvae.autoencoder import Autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.data.base import DataModule
 from qvae.errors import DataError, UsageError
-from qvae.priors.arguments import check_whole
 from qvae.priors.base import Prior
 from qvae.priors.sampling import check_sampler
 from qvae.priors.unigram import Unigram

@@ -1,4 +1,4 @@
-"""What the arguments of a draw or a score must be: one of another type is refused by its name.
+"""What an argument must be: one of another type is refused by its name.
 
 Nothing converts them later: a seed of 1.5 would be cut to 1, and a bool counts as a number.
 """
@@ -9,7 +9,27 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["as_number", "check_tensors", "check_whole"]
+__all__ = ["as_number", "check_tensors", "check_whole", "is_number", "is_whole"]
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether a value is an integer, of Python or of NumPy.
+
+    Example:
+        >>> is_whole(2), is_whole(2.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number, of Python or of NumPy, and no bool.
+
+    Example:
+        >>> is_number(2), is_number(2.5), is_number("2"), is_number(True)
+        (True, True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: Any, *, least: int | None = None) -> None:
@@ -23,8 +43,7 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> None:
         Traceback (most recent call last):
         ValueError: num=2.5: must be a whole number >= 0
     """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or (least is not None and value < least):
+    if not is_whole(value) or (least is not None and value < least):
         bound = "" if least is None else f" >= {least}"
         raise ValueError(f"{name}={value!r}: must be a whole number{bound}")
 
@@ -40,7 +59,7 @@ def as_number(name: str, value: Any) -> float:
         Traceback (most recent call last):
         ValueError: temperature='0.5': must be a number
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not is_number(value):
         raise ValueError(f"{name}={value!r}: must be a number")
     try:
         return float(value)
