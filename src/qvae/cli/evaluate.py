@@ -1,6 +1,7 @@
 """``qvae eval``: the scores of a run on its test data."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,7 +143,9 @@ def _error(row: Any) -> str:
     """Both standard errors, where a row has them: over the data, and by the draws."""
     if "error" not in row:
         return ""
-    errors = f" +- {row['error']:.3g} (data) +- {row['draws_error']:.2g} (draws)"
+    errors = f" +- {row['error']:.3g} (data)"
+    if not math.isnan(row["draws_error"]):  # of a single draw or bound there is none to tell
+        errors += f" +- {row['draws_error']:.2g} (draws)"
     if row.get("left_out"):
         return f"{errors} {row['left_out']} left out: no draw near the chains' first half"
     if "ess" not in row:
