@@ -158,7 +158,7 @@ def probe_results():
             *rows_of(["model", "features", "accuracy", "N"], lines),
             "",
             f"{report['data']}, codes of {', '.join(map(str, dims))} numbers; {report['steps']:,} "
-            f"steps; {machine_of(report)}, {minutes(report['seconds'])}.",
+            f"steps; {machine_of(report)}.",
         ]
     )
 
