@@ -1,7 +1,7 @@
 """The parts of the documents that are made: trees from the code, tables from benchmarks/results."""
 
 from committed import ROOT
-from tables_clock import clock_prior_results, clock_results, llm_results
+from tables_clock import clock_prior_results, clock_results, llm_results, sampler_results
 from tables_code import ladder_table, source_tree
 from tables_continuous import (
     ae_vs_vae_results,
@@ -48,7 +48,11 @@ GENERATED = {
         "shapes": shapes_results,
     },
     ROOT / "docs" / "llm.md": {"llm": llm_results},
-    ROOT / "docs" / "clock.md": {"results": clock_results, "minutes": minutes_results},
+    ROOT / "docs" / "clock.md": {
+        "results": clock_results,
+        "sampler": sampler_results,
+        "minutes": minutes_results,
+    },
     ROOT / "docs" / "nearest.md": {
         "nearest": lambda: bench_results("nearest.json", "nearest_large.json", "quantizer.json"),
         "gpu": gpu_results,

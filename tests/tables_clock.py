@@ -51,6 +51,53 @@ def clock_results():
     return "\n".join(lines).strip() or NONE_YET
 
 
+def sampler_results():
+    """What every sampler did at dev times, and what the chosen one does at the test's."""
+    report = result("clock_grid_sampler.json")
+    if report is None:
+        return NONE_YET
+    lines = [
+        [
+            f"{row['temperature']:g}, {row['guidance']:g}",
+            *(f"{row[part]['within_1']:.1%}" for part in ("block", "random")),
+            *(f"{row[part]['gross']:.1%}" for part in ("block", "random")),
+        ]
+        for row in report["tried"]
+    ]
+    heads = "temperature, guidance|dev block|dev random|gross, dev block|gross, dev random"
+    counts = " and ".join(f"{report['tried'][0][part]['n']} ({part})" for part in report["dev"])
+    found = {"chosen": report, "recipe": report["recipe"]}
+    rows = [
+        [
+            f"{many['temperature']:g}, {many['guidance']:g} ({name})",
+            f"{scores['samples']['off_block']['within_1']:.1%}",
+            f"{scores['samples']['off_block']['gross']:.1%}",
+            f"{scores['samples']['block']['within_1']:.1%}",
+            f"{many['within_1']:.1%}",
+            f"{many['gross']:.1%}",
+            f"{scores['style_variance_ratio']:.2f}",
+        ]
+        for (name, scores), many in zip(found.items(), report["block"], strict=True)
+    ]
+    test = (
+        "temperature, guidance|off the block|gross|block, N=160|block, N=1,600|gross there"
+        "|style variance"
+    )
+    return "\n".join(
+        [
+            *rows_of(heads, lines),
+            "",
+            f"Drawings of a row: {counts}. The first was chosen. On the test times, drawn by the "
+            f"prior of all training times:",
+            "",
+            *rows_of(test, rows),
+            "",
+            f"Shares within a minute. Seed {report['seed']}, a tokenizer of "
+            f"{report['tokenizer_steps']:,} steps; {report['machine']['processor']}.",
+        ]
+    )
+
+
 def clock_prior_results():
     report = result("clock_priors.json")
     if report is None:
