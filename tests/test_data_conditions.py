@@ -16,6 +16,7 @@ from qvae.data.conditions import (
     format_value,
     parse_requests,
     parse_value,
+    refuse_unseen,
 )
 from qvae.errors import DataError, FormatError, UsageError
 from qvae.types import Condition
@@ -177,15 +178,19 @@ def test_what_is_not_told_is_nan():
         fit(["nan", "NaN"], "c:number")
 
 
-def test_a_category_without_a_training_sample_is_refused():
-    with pytest.raises(DataError, match="c='new' in row 3 of the data: no training sample has it"):
-        fit(["a", "b", "new"], "c", train=2)
-    columns = {"c": ["a", "b", "new"]}
-    with pytest.raises(DataError, match=r"c='new' in 3.png: no training .*2 have: a, b\)"):
-        fit_conditions(
-            columns, parse_requests("c"), np.arange(2), names=["1.png", "2.png", "3.png"]
-        )
-    assert fit(["a", "b", "new"], "c")[0].categories == ("a", "b", "new")
+def test_a_category_without_a_training_sample_is_refused_for_training():
+    condition, values = fit(["a", "b", "new"], "c", train=2)  # to look at data, and to score it
+    assert condition.categories == ("a", "b") and np.isnan(values).tolist() == [False, False, True]
+    columns = {"c": ["a", "b", "new", "", "newer", "new"]}
+    with pytest.raises(DataError, match="c='new' in row 3 of x.npz: .* nor of 1 other .*2 v"):
+        refuse_unseen(columns, [condition], where="x.npz")
+    names = [f"{row}.png" for row in range(6)]
+    with pytest.raises(DataError, match="c='new' in 2.png: no training sample has it"):
+        refuse_unseen(columns, [condition], names=names)
+    refuse_unseen({"c": ["a", "b", ""]}, [condition])
+    numbers, _ = fit(["1", "2", "3"], "c", train=2)
+    with pytest.raises(DataError, match="c='3' in row 3 of the data: .*, or say c:number"):
+        refuse_unseen({"c": ["1", "2", "3"]}, [numbers])
 
 
 def test_a_bad_cell_is_named_with_its_row_also_outside_training():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qvae.config import load_recipe
-from qvae.errors import FormatError, UsageError
+from qvae.errors import DataError, FormatError, UsageError
+from qvae.runs import training
 from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
@@ -53,6 +54,39 @@ def test_a_run_does_not_go_on_as_another_model(change, words, pictures, tmp_path
         tokenizer(pictures, tmp_path / "run", fsq(8, 5), change, steps=4, resume=True)
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
     assert tokenizer(pictures, tmp_path / "run", fsq(8, 5), steps=4, resume=True).step == 4
+
+
+def test_what_makes_no_sense_is_refused_for_a_new_run_and_an_old_one_goes_on(
+    pictures, tmp_path, monkeypatch
+):
+    price = ("model.beta", 4.0)
+    with pytest.raises(UsageError, match="model: beta=4.0: the rate of FSQ is fixed"):
+        tokenizer(pictures, tmp_path / "run", price)
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as before:  # as a run of older releases
+        before.setattr(training, "_check_sense", lambda model, data: None)
+        tokenizer(pictures, tmp_path / "run", price)
+    assert open_run(tmp_path / "run").tokenizer is not None
+    assert tokenizer(pictures, tmp_path / "run", price, steps=4, resume=True).step == 4
+
+
+def test_a_label_needs_a_training_sample_to_train_and_none_to_be_scored(pictures, tmp_path):
+    x = np.load(pictures)
+    split = np.array(["train"] * 40 + ["valid"] * 10 + ["test"] * 10)
+    label = np.array(["a", "b", "c"] * 20)
+    np.savez(tmp_path / "all.npz", x=x, split=split, label=label)
+    np.savez(tmp_path / "two.npz", x=x, split=split, label=np.where(split == "test", label, "a"))
+    np.savez(tmp_path / "new.npz", x=x, split=split, label=np.where(split == "test", "z", label))
+    told = [("data.cond", "label"), ("model.conditional", True)]
+    for name, value in (("two", "c"), ("new", "z")):
+        with pytest.raises(DataError, match=f"label='{value}' in row 5. of .*{name}.npz: no train"):
+            tokenizer(str(tmp_path / f"{name}.npz"), tmp_path / "none", *told)
+    assert not (tmp_path / "none").exists()
+    tokenizer(str(tmp_path / "all.npz"), tmp_path / "run", *told)
+    run = open_run(tmp_path / "run")
+    open_run_data(run, tmp_path / "two.npz")
+    with pytest.raises(DataError, match=r"label='z' in row 51 of .*new.npz: is not a category"):
+        open_run_data(run, tmp_path / "new.npz")
 
 
 def quantizer(name, **arguments):

@@ -77,8 +77,7 @@ class Autoencoder(nn.Module):
             penalty: thin things are a small part of the likelihood and are learned late.
 
     Raises:
-        ValueError: a negative weight, a probability outside [0, 1), a price for a rate that is
-            fixed, what does not go together.
+        ValueError: a negative weight, a probability outside [0, 1), what does not go together.
     """
 
     def __init__(
@@ -113,7 +112,6 @@ class Autoencoder(nn.Module):
             raise ValueError(f"edge_weight={edge_weight}: must not be negative")
         if not 0 <= swap_prob < 1:
             raise ValueError(f"swap_prob={swap_prob}: must be in [0, 1)")
-        _check_price(self.price, bottleneck)
         _check_samples(num_samples, self.price, bottleneck, likelihood)
         if num_samples > 1 and (swap_prob or edge_weight):
             raise ValueError(f"num_samples={num_samples}: takes no swap_prob and no edge_weight")
@@ -216,6 +214,20 @@ class Autoencoder(nn.Module):
         z = self.bottleneck.mode(self.embed(x, cond))
         return self.likelihood.mean(self.decode(z, cond).float())
 
+    def check_price(self) -> None:
+        """Refuse, before training, a price for a rate that it cannot change.
+
+        Raises:
+            ValueError: names the price and the bottleneck.
+        """
+        plain, own = vars(RatePrice()), vars(self.price)
+        changed = [f"{name}={value}" for name, value in own.items() if value != plain[name]]
+        if changed and self.bottleneck.has_fixed_rate:
+            raise ValueError(
+                f"{', '.join(changed)}: the rate of {type(self.bottleneck).__name__} is fixed, so "
+                "its price teaches nothing; needs a bottleneck such as gaussian"
+            )
+
     def after_step(self) -> None:
         """Let the bottleneck commit what it counted, unless it is frozen."""
         if self.bottleneck.training:
@@ -237,17 +249,6 @@ class Autoencoder(nn.Module):
     def _swap(self, z: Float[Tensor, "B *G D"]) -> Float[Tensor, "B *G D"]:
         swapped = torch.rand(z.shape[:-1], device=z.device) < self.swap_prob
         return torch.where(swapped[..., None], z.roll(1, dims=0), z)
-
-
-def _check_price(price: RatePrice, bottleneck: Bottleneck) -> None:
-    """Refuse a price for a rate that it cannot change."""
-    plain = vars(RatePrice())
-    changed = [f"{name}={value}" for name, value in vars(price).items() if value != plain[name]]
-    if changed and bottleneck.has_fixed_rate:
-        raise ValueError(
-            f"{', '.join(changed)}: the rate of {type(bottleneck).__name__} is fixed, so its price "
-            "teaches nothing; needs a bottleneck such as gaussian"
-        )
 
 
 def _check_samples(

@@ -141,6 +141,13 @@ class DataModule(ABC):
     def test(self) -> Split:
         """Return the samples that scores are reported on."""
 
+    def refuse_unseen(self) -> None:  # noqa: B027  # most data have nothing to refuse
+        """Refuse, before training, a condition's value that only other parts have.
+
+        Raises:
+            DataError: names a sample, the value and the rule.
+        """
+
     def column(self, name: str, part: str) -> list[str]:
         """Return the text of a column, a label for instance, for each sample of a part.
 

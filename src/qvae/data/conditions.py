@@ -42,6 +42,7 @@ __all__ = [
     "format_value",
     "parse_requests",
     "parse_value",
+    "refuse_unseen",
 ]
 
 Kind = Literal["category", "number", "cyclic", "vector", "text"]
@@ -122,10 +123,10 @@ def fit_conditions(
     """Settle each request on the training rows and encode every row.
 
     Categories, words, and the mean and deviation of numbers come from the training rows alone. A
-    category that only other rows have is refused, because nothing can be learned about it; such a
-    word is an unknown one. How many words there is room for follows from all rows. Without a kind,
-    a column of vectors is a vector, one of more than 20 different numbers a number, and any other
-    a category.
+    category that only other rows have becomes NaN (:func:`refuse_unseen` is for training), and such
+    a word is an unknown one. How many words there is room for follows from all rows. Without a
+    kind, a column of vectors is a vector, one of more than 20 different numbers a number, and any
+    other a category.
 
     Args:
         columns: by their names, ``n`` rows each.
@@ -138,9 +139,8 @@ def fit_conditions(
         The conditions, and float32 ``[n, M]`` in their order.
 
     Raises:
-        DataError: a missing column, a value that its kind refuses, a category without a training
-            row, no value in any training row, or a column of texts that are nearly all different
-            and no kind.
+        DataError: a missing column, a value that its kind refuses, no value in any training row,
+            or a column of texts that are nearly all different and no kind.
 
     Example:
         >>> requests = parse_requests("label")
@@ -152,26 +152,48 @@ def fit_conditions(
         _fit(request, _column(columns, request.name, where), train_rows, place)
         for request in requests
     ]
+    encoded = encode_columns(columns, conditions, can_be_new=True, names=names, where=where)
+    return tuple(conditions), encoded
+
+
+def refuse_unseen(
+    columns: Mapping[str, Column],
+    conditions: Sequence[Condition],
+    *,
+    names: Sequence[str] | None = None,
+    where: str = "the data",
+) -> None:
+    """Refuse a category that only samples outside training have: nothing is learned about it.
+
+    Args:
+        columns: by their names, ``n`` rows each.
+        conditions: settled on the training rows.
+        names: what errors call the rows; None counts them.
+        where: what errors call the data.
+
+    Raises:
+        DataError: the first such sample, and how many categories there are of the kind.
+    """
+    place = _placer(names, where)
     for condition in conditions:
-        if condition.kind == "category":
-            _refuse_unseen(condition, columns[condition.name], place)
-    return tuple(conditions), encode_columns(columns, conditions, names=names, where=where)
-
-
-def _refuse_unseen(condition: Condition, column: Column, place: Place) -> None:
-    """Refuse a category that only samples outside training have."""
-    known, other = set(condition.categories), ""
-    if all(is_number(text) for text in known):
-        other = f", or say {condition.name}:number"
-    for row, value in enumerate(column):
-        text = str(value).strip()
-        if text and text not in known:
-            raise DataError(
-                f"{condition.name}={shorten(text)!r} in {place(row)}: no training sample has it, "
-                f"so nothing can be learned about it ({len(known)} have: "
-                f"{shorten(', '.join(condition.categories))}); put one into train with a column "
-                f"split, leave the sample out{other}"
-            )
+        if condition.kind != "category":
+            continue
+        known = set(condition.categories)
+        texts = [str(value).strip() for value in _column(columns, condition.name, where)]
+        unseen = dict.fromkeys(text for text in texts if text and text not in known)
+        if not unseen:
+            continue
+        first = next(iter(unseen))
+        more = f", nor of {len(unseen) - 1} other such values" if len(unseen) > 1 else ""
+        number = ""
+        if all(is_number(text) for text in known):
+            number = f", or say {condition.name}:number"
+        raise DataError(
+            f"{condition.name}={shorten(first)!r} in {place(texts.index(first))}: no training "
+            f"sample has it{more} ({len(known)} values are known), so nothing can be learned about "
+            "it; put such samples into train, by a column split or folders train, valid and test, "
+            f"or leave them out{number}"
+        )
 
 
 def _fit(
@@ -223,7 +245,7 @@ def _fit_numbers(blank: Condition, told: Mapping[int, str | np.ndarray], place: 
     first = next(iter(told.values()))
     if blank.kind == "vector":
         blank = replace(blank, width=len(first.split() if isinstance(first, str) else first))
-    rows = np.stack([_cell(blank, value, place(row)) for row, value in told.items()])
+    rows = np.stack([_cell(blank, value, place(row), False) for row, value in told.items()])
     means = tuple(float(column.mean()) for column in rows.T)
     widths = (float(column.std()) for column in rows.T)
     stds = tuple(
@@ -266,9 +288,15 @@ def _is_told(value: str | np.ndarray, kind: Kind | None = None) -> bool:
     return bool(text) and (kind in (None, "category") or text != "nan")
 
 
-def _cell(condition: Condition, value: str | np.ndarray, place: str) -> Float[np.ndarray, " W"]:
+def _cell(
+    condition: Condition, value: str | np.ndarray, place: str, can_be_new: bool
+) -> Float[np.ndarray, " W"]:
+    untold = np.full(condition.width, math.nan)
     if not _is_told(value, condition.kind):
-        return np.full(condition.width, math.nan)
+        return untold
+    is_name = condition.kind == "category" and isinstance(value, str)
+    if can_be_new and is_name and str(value).strip() not in condition.categories:
+        return untold
     try:
         return numbers_of(condition, value)
     except ValueError as error:
@@ -280,6 +308,7 @@ def encode_columns(
     columns: Mapping[str, Column],
     conditions: Sequence[Condition],
     *,
+    can_be_new: bool = False,
     names: Sequence[str] | None = None,
     where: str = "the data",
 ) -> Float[np.ndarray, "n M"]:
@@ -288,6 +317,7 @@ def encode_columns(
     Args:
         columns: by their names, ``n`` rows each.
         conditions: what the numbers mean.
+        can_be_new: take an unknown category for "not told" instead of refusing it.
         names: what errors call the rows; None counts them.
         where: what errors call the data.
 
@@ -299,7 +329,7 @@ def encode_columns(
     """
     place = _placer(names, where)
     blocks = [
-        _encode(_column(columns, condition.name, where), condition, place)
+        _encode(_column(columns, condition.name, where), condition, place, can_be_new)
         for condition in conditions
     ]
     if not blocks:
@@ -307,13 +337,15 @@ def encode_columns(
     return wrap_cyclic(np.concatenate(blocks, axis=1), conditions)
 
 
-def _encode(column: Column, condition: Condition, place: Place) -> Float[np.ndarray, "n W"]:
+def _encode(
+    column: Column, condition: Condition, place: Place, can_be_new: bool
+) -> Float[np.ndarray, "n W"]:
     rows = np.empty((len(column), condition.width), np.float32)
     known: dict[str, np.ndarray] = {}
     for row, value in enumerate(column):
         found = known.get(value) if isinstance(value, str) else None
         if found is None:
-            found = _cell(condition, value, place(row))
+            found = _cell(condition, value, place(row), can_be_new)
             if isinstance(value, str):
                 known[value] = found
         rows[row] = found

@@ -20,7 +20,13 @@ from qvae.data.arrays import load_npy, load_npz
 from qvae.data.base import ArraySplit, DataModule
 from qvae.data.binarise import RedrawnSplit, draw_static
 from qvae.data.condition_values import did_you_mean
-from qvae.data.conditions import Column, encode_columns, fit_conditions, parse_requests
+from qvae.data.conditions import (
+    Column,
+    encode_columns,
+    fit_conditions,
+    parse_requests,
+    refuse_unseen,
+)
 from qvae.data.folders import find_files, has_extension, load_folder_images
 from qvae.data.idx import is_idx_name, load_idx, load_idx_folder
 from qvae.data.image_files import (
@@ -114,7 +120,10 @@ class Images(DataModule):
             self._held_x = draw_static(samples.x, seed=binarise_seed)
         if binarise == "static":
             samples.x = self._held_x
-        self._rows = split_rows(samples.keys, samples.told)
+        try:
+            self._rows = split_rows(samples.keys, samples.told)
+        except DataError as error:
+            raise DataError(f"{printable(str(path))}: {error}") from None
         _refuse_constant(samples.x, printable(str(path)))
         conditions, cond_array = fit_conditions(
             self._columns,
@@ -152,6 +161,16 @@ class Images(DataModule):
         where = printable(str(self.path))
         encoded = encode_columns(self._columns, settled, names=samples.names, where=where)
         self._settle(settled, encoded)
+
+    def refuse_unseen(self) -> None:
+        """Refuse, before training, a category that no training sample has.
+
+        Raises:
+            DataError: names a sample, the value and the rule.
+        """
+        where = printable(str(self.path))
+        names = self._samples.names
+        refuse_unseen(self._columns, self.spec.conditions, names=names, where=where)
 
     def train(self) -> ArraySplit:
         """Return the training part."""

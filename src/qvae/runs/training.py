@@ -86,6 +86,8 @@ def train_recipe(
         )
     data = build_data(recipe)
     model = build_model(recipe, data)
+    if not _holds_step(Path(run)):  # what was begun may go on
+        _check_sense(model, data)
     if init is not None:
         _load_weights(model, Path(init))
     tokenizer = _tokenizer_folder(data) if recipe.prior or recipe.llm else None
@@ -108,6 +110,21 @@ def train_recipe(
         seed=recipe.seed,
         device=device,
     )
+
+
+def _check_sense(model: nn.Module, data: DataModule) -> None:
+    """Refuse what would train and could not mean what was asked for.
+
+    Raises:
+        UsageError: a price for a rate that no weight changes.
+        DataError: a category that no training sample has.
+    """
+    data.refuse_unseen()
+    if isinstance(model, Autoencoder):
+        try:
+            model.check_price()
+        except ValueError as error:
+            raise UsageError(f"model: {error}") from None
 
 
 def _check_folders(run: Path, resume: bool, init: str | Path | None) -> None:
