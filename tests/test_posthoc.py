@@ -141,6 +141,36 @@ def test_a_run_becomes_a_run_with_codes(vae, tmp_path, capsys):
         assert (fine.decode(fine.encode(x)) - exact).square().mean() < 0.5 * coarse
 
 
+@pytest.mark.parametrize(
+    ("bottleneck", "model"),
+    [
+        ("{name: gaussian, dim: 6}", "beta_start: 9.0, beta: 2.0, beta_warmup: 5"),
+        ("{name: gaussian, dim: 6}", "beta: 9.0, capacity: 3.0, capacity_steps: 2"),
+        ("{name: gaussian, dim: 6}", "num_samples: 3"),
+        ("{name: gaussian, dim: 6, prior: autoregressive}", "free_bits: 0.1"),
+        ("{name: gaussian_factor, dim: 6}", "beta: 1.0"),
+    ],
+)
+def test_every_vae_can_be_quantized_and_its_price_stays_behind(tmp_path, call, bottleneck, model):
+    (tmp_path / "vae.yaml").write_text(
+        "data: {name: clocks, size: 64, valid_size: 8}\n"
+        f"model:\n  encoder: {{name: mlp, hidden: [16]}}\n  bottleneck: {bottleneck}\n"
+        "  decoder: {name: mlp, hidden: [16]}\n  likelihood: {name: gaussian}\n"
+        + "".join(f"  {item}\n" for item in model.split(", "))
+        + "train: {steps: 3, batch_size: 16}\n"
+    )
+    train_recipe(load_recipe(tmp_path / "vae.yaml"), run=tmp_path / "run", device="cpu")
+    words = ["-o", tmp_path / "codes", "--bits", "9", "--device", "cpu"]
+    code, _, err = call("quantize", tmp_path / "run", *words)
+    assert code == 0, err
+    run = open_run(tmp_path / "codes")
+    run.model.check_price()
+    assert load_recipe(tmp_path / "codes").model["num_samples"] == 1
+    assert (
+        run.require_tokenizer().encode(open_run_data(run).train().batch(np.arange(2)).x).ndim == 2
+    )
+
+
 @pytest.mark.parametrize(("bits", "is_more"), [("9", False), ("18", False), ("100000", True)])
 def test_bits_that_no_code_can_use_are_spoken_of(vae, tmp_path, call, bits, is_more):
     """64 clocks have at most 64 values in each of 6 coordinates: 36 bits, and no more are told."""

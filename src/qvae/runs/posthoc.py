@@ -10,12 +10,16 @@ from qvae.bottlenecks.posthoc import PostHoc, fit_posthoc
 from qvae.config import dump_recipe, load_recipe
 from qvae.data.base import DataModule
 from qvae.errors import UsageError
+from qvae.objectives import RatePrice
 from qvae.pretrained import save_model
 from qvae.runs.loading import Run
 from qvae.runs.tokens import batches_of
 from qvae.tokenizer import Tokenizer
 
 __all__ = ["quantize_model", "quantize_run"]
+
+_FOR_TRAINING = {"num_samples": 1, **vars(RatePrice())}
+"""What a model of fixed rate has no use for, and what says nothing in its place."""
 
 
 @torch.no_grad()
@@ -50,10 +54,12 @@ def quantize_model(
         means.append(mean.flatten(0, -2))
         log_vars.append(log_var.flatten(0, -2))
     fitted = fit_posthoc(torch.cat(means), torch.cat(log_vars), bits=bits)
-    config = {**model.config, "bottleneck": _config(fitted)}
+    config = {key: value for key, value in model.config.items() if key not in _FOR_TRAINING}
+    config["bottleneck"] = _config(fitted)
     quantized = build_autoencoder(config, model.spec).to(device)
     state = {f"bottleneck.{name}": tensor for name, tensor in fitted.state_dict().items()}
-    quantized.load_state_dict({**model.state_dict(), **state})
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("bottleneck.")}
+    quantized.load_state_dict({**kept, **state})
     return Tokenizer(quantized.eval())
 
 
@@ -83,7 +89,9 @@ def quantize_run(
         raise UsageError(f"{run.path}: is the run of a prior; quantize that of a VAE")
     tokenizer = quantize_model(run.model, data, bits=bits, samples=samples)
     assert tokenizer.model.config is not None
-    changes = [("model.bottleneck", tokenizer.model.config["bottleneck"])]
+    own = run.recipe.model or {}
+    changes = [(f"model.{key}", plain) for key, plain in _FOR_TRAINING.items() if key in own]
+    changes.append(("model.bottleneck", tokenizer.model.config["bottleneck"]))
     recipe = load_recipe(run.path / "recipe.yaml", changes)
     path.mkdir(parents=True, exist_ok=True)
     (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
