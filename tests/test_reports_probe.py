@@ -13,6 +13,7 @@ from qvae.autoencoder import build_autoencoder
 from qvae.bottlenecks.gaussian import Gaussian
 from qvae.cli.main import main
 from qvae.errors import UsageError
+from qvae.reports import probe
 from qvae.reports.disentanglement import (
     PROTOCOLS,
     PUBLISHED,
@@ -175,6 +176,15 @@ def test_a_column_that_the_encoder_is_told_is_no_probe(work, call, tmp_path):
     assert code == 0, errors
     with Image.open(picture) as page:
         assert page.width == page.height, "no legend: no label colours it"
+
+
+def test_a_probe_of_more_than_fits_reads_some_of_each_part(work, call, monkeypatch):
+    monkeypatch.setattr(probe, "_MOST_NUMBERS", 4096 * 1200)
+    words = ["eval", work / "shapes2d_ae", "--probe", "shape", "--json"]
+    code, out, errors = call(*words)
+    assert code == 0, errors
+    found = json.loads(out)["probe"]
+    assert found["classes"] == 3 and {row["n"] for row in found["rows"].values()} == {1200}
 
 
 # -- disentanglement ---------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """What codes are worth to another model: a linear probe, beside pixels, PCA and neighbours."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from tqdm import trange
 
 from qvae.autoencoder import Autoencoder
 from qvae.data.base import DataModule
@@ -12,7 +14,6 @@ from qvae.errors import DataError, UsageError
 from qvae.metrics.disentanglement.lattice import require_sklearn
 from qvae.runs.loading import Run
 from qvae.runs.representations import flat_codes, require_untold
-from qvae.runs.tokens import batches_of
 
 __all__ = ["probe_features", "probe_run", "probe_table"]
 
@@ -20,6 +21,9 @@ _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 _NEIGHBOURS = 5
 _PARTS = ("train", "valid", "test")
 _MOST_CLASSES = 1000
+_BATCH = 256
+_MOST_NUMBERS = 2**28
+"""Of a part's samples that are read, 1 GiB; all of Fashion-MNIST is a sixth of it."""
 
 Table = dict[str, Any]
 """Part -> a table: an array, or one-hot codes as a sparse matrix of SciPy."""
@@ -31,7 +35,8 @@ def probe_run(run: Run, data: DataModule, *, column: str, seed: int = 0) -> dict
     Equal protocol for each: standardise the features on the training part, fit logistic
     regression at four strengths of the penalty, take the one that is best on the valid part,
     report accuracy on the test part. The codes of a VAE are the means; integers of a quantizer
-    become one-hot. PCA has as many components as the code has numbers. k-NN takes 5 neighbours.
+    become one-hot. PCA has as many components as the code has numbers. k-NN takes 5 neighbours. Of
+    a part that is larger than 1 GiB, as many samples are read at random.
 
     Args:
         run: an autoencoder's.
@@ -52,7 +57,9 @@ def probe_run(run: Run, data: DataModule, *, column: str, seed: int = 0) -> dict
     require_untold(run, column)
     require_sklearn()
     labels, names = _labels(data, column)
-    codes, pixels = _read(run.model, data)
+    rows = {part: _rows(data, part) for part in _PARTS}
+    labels = {part: of_part[rows[part]] for part, of_part in labels.items()}
+    codes, pixels = _read(run.model, data, rows)
     dim = codes["train"].shape[1]
     if codes["train"].dtype.kind == "i":
         codes = _one_hot(codes)
@@ -121,11 +128,21 @@ def _labels(data: DataModule, column: str) -> tuple[Table, list[str]]:
     return {part: np.array([place[word] for word in texts[part]]) for part in _PARTS}, names
 
 
-def _read(model: Autoencoder, data: DataModule) -> tuple[Table, Table]:
+def _rows(data: DataModule, part: str) -> Int[np.ndarray, " N"]:
+    """Return which samples of a part are read: all, or as many at random as fit."""
+    num = len(getattr(data, part)())
+    most = max(1000, _MOST_NUMBERS // math.prod(data.spec.shape))
+    if num <= most:
+        return np.arange(num)
+    return np.sort(np.random.default_rng(0).choice(num, most, replace=False))
+
+
+def _read(model: Autoencoder, data: DataModule, rows: Table) -> tuple[Table, Table]:
     codes, pixels = {}, {}
     for part in _PARTS:
-        found = []
-        for batch in batches_of(getattr(data, part)(), label=f"encode {part}"):
+        found, split = [], getattr(data, part)()
+        for start in trange(0, len(rows[part]), _BATCH, desc=f"encode {part}", disable=None):
+            batch = split.batch(rows[part][start : start + _BATCH])
             found.append((flat_codes(model, batch.x, batch.cond), batch.x.flatten(1).numpy()))
         codes[part], pixels[part] = (np.concatenate(each) for each in zip(*found, strict=True))
     return codes, pixels
