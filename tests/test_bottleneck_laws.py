@@ -23,6 +23,7 @@ from cases import (
 from qvae import registry
 from qvae.bottlenecks import soft
 from qvae.bottlenecks.base import Quantizer
+from qvae.bottlenecks.fsq import FSQ
 
 GRIDS = [(), (5,), (4, 3), (2, 3, 2)]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -208,6 +209,25 @@ def test_masked_positions_touch_nothing(name, grid, dtype, training):
         assert all(torch.equal(first.metrics[n], second.metrics[n]) for n in first.metrics)
         assert torch.equal(gradient, gradient_then) and same(weights, weights_then)
         assert same(after, after_then)
+
+
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_a_mask_of_another_shape_or_type_is_refused(as_users_call, name):
+    bottleneck = started(name)
+    z_e = torch.randn(2, 3, bottleneck.in_dim)
+    for mask in (torch.ones(1, 3) > 0, torch.ones(2, 1) > 0, torch.ones(2, 3), torch.ones(2) > 0):
+        with pytest.raises(ValueError, match=r"mask: torch.\w+ of shape .*\[2, 3\]"):
+            bottleneck(z_e, mask)
+
+
+def test_a_quantizer_derived_by_a_user_takes_the_state_of_its_base():
+    class Mine(FSQ):
+        pass
+
+    Mine(levels=[8, 5]).load_state_dict(FSQ(levels=[8, 5]).state_dict())
+    FSQ(levels=[8, 5]).load_state_dict(Mine(levels=[8, 5]).state_dict())
+    with pytest.raises(RuntimeError, match="levels was"):
+        Mine(levels=[5, 8]).load_state_dict(FSQ(levels=[8, 5]).state_dict())
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

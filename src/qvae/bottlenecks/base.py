@@ -153,6 +153,11 @@ class Bottleneck(nn.Module, ABC):
         not multiplied by 0, since 0 times NaN is NaN, in a loss as in a gradient.
         """
         if mask is not None:
+            if mask.dtype != torch.bool or mask.shape != z_e.shape[:-1]:
+                raise ValueError(
+                    f"mask: {mask.dtype} of shape {list(mask.shape)}, must be torch.bool of shape "
+                    f"{list(z_e.shape[:-1])}"
+                )
             z_e = torch.where(mask[..., None], z_e, 0.0)
         latent: Latent = super().__call__(z_e, mask)
         return latent
@@ -213,7 +218,7 @@ class Quantizer(Bottleneck):
         ``load_state_dict`` refuses others. So no tensor is added, and a state without them loads.
         """
         return {
-            "quantizer": type(self).__name__,
+            "quantizer": next(c.__name__ for c in type(self).__mro__ if "qvae." in c.__module__),
             "in_dim": self.in_dim,
             "codebook_sizes": list(self.codebook_sizes),
         }
