@@ -143,9 +143,10 @@ def _error(row: Any) -> str:
     """Both standard errors, where a row has them: over the data, and by the draws."""
     if "error" not in row:
         return ""
-    errors = f" +- {row['error']:.3g} (data)"
-    if not math.isnan(row["draws_error"]):  # of a single draw or bound there is none to tell
-        errors += f" +- {row['draws_error']:.2g} (draws)"
+    errors = ""
+    for key, digits, of in (("error", 3, "data"), ("draws_error", 2, "draws")):
+        if not math.isnan(row[key]):  # of a single sample, draw or bound there is none to tell
+            errors += f" +- {row[key]:.{digits}g} ({of})"
     if row.get("left_out"):
         return f"{errors} {row['left_out']} left out: no draw near the chains' first half"
     if "ess" not in row:

@@ -33,7 +33,7 @@ BOUND_DRAWS = 50
 """Draws in one importance weighted bound, and in memory at once for each sample."""
 FEW_DRAWS = 10
 """Effective draws below which a sample's log p(x) is hardly known."""
-_WIDEN = 5.0
+_WIDEN, _WIDEST = 5.0, 1000.0
 _BATCH = 64
 _MOST_LATENTS = 8
 _CHAINS = 16
@@ -250,8 +250,8 @@ def _scales(model: Autoencoder, widen: float | None) -> tuple[float, ...]:
     """The densities that z is drawn from, as multiples of the posterior's standard deviation."""
     if widen is None:
         widen = _WIDEN if _num_latents(model) <= _MOST_LATENTS else 1.0
-    if not 1 <= widen < math.inf:
-        raise UsageError(f"widen={widen:g}: must be at least 1, and finite")
+    if not 1 <= widen <= _WIDEST:
+        raise UsageError(f"widen={widen:g}: must be from 1 to {_WIDEST:g}")
     return (1.0,) if widen == 1 else (1.0, widen)
 
 
