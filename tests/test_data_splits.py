@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qvae.data.base import ArraySplit, checked_indices
+from qvae.data.images import Images
 from qvae.data.splits import (
     PARTS,
     column_parts,
@@ -70,7 +71,7 @@ def test_told_parts_are_obeyed_and_only_missing_ones_are_taken_from_train():
         "valid": [1],
         "test": [2, 3],
     }
-    with pytest.raises(DataError, match="0 samples cannot be split into train"):
+    with pytest.raises(DataError, match="none of 2 samples is of train"):
         split_rows(keys_of(2), ["valid", "test"])
 
 
@@ -139,3 +140,14 @@ def test_array_split_refuses_what_does_not_fit():
             ArraySplit(x, **wrong)
     with pytest.raises(ValueError, match="int64"):
         ArraySplit(x.astype(np.int64))
+
+
+def test_data_that_never_say_train_are_named(tmp_path):
+    with pytest.raises(
+        DataError, match="split: none of 2 samples is of train, they are of test and v"
+    ):
+        split_rows([b"a", b"b"], ["valid", "test"])
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.arange(48, dtype=np.uint8).reshape(3, 4, 4), split=["dev"] * 3)
+    with pytest.raises(DataError, match="x.npz: split: none of 3 samples is of train"):
+        Images(path)

@@ -103,7 +103,7 @@ def split_rows(keys: Sequence[bytes], told: Sequence[str] | None = None) -> dict
         For each of PARTS its rows, ascending.
 
     Raises:
-        DataError: too few samples (3 are needed when nothing is told).
+        DataError: too few samples (3 are needed when nothing is told), or none told to be train.
 
     Example:
         >>> parts = split_rows([b"a", b"b", b"c", b"d"])
@@ -111,6 +111,9 @@ def split_rows(keys: Sequence[bytes], told: Sequence[str] | None = None) -> dict
         {'train': 2, 'valid': 1, 'test': 1}
     """
     parts = np.array(["train"] * len(keys) if told is None else list(told), dtype="U5")
+    if told and not (parts == "train").any():
+        others = " and ".join(sorted(set(told)))
+        raise DataError(f"split: none of {len(told)} samples is of train, they are of {others}")
     missing = [part for part in ("valid", "test") if not (parts == part).any()]
     pool = np.flatnonzero(parts == "train")
     fractions = np.array([hash_fraction(keys[row]) for row in pool.tolist()], dtype=np.float64)
