@@ -23,7 +23,20 @@ PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 """The components of a model section."""
 NESTED = ("quantizer",)
 """The names of arguments that are components themselves."""
-MODEL_KEYS = (*PARTS, "beta", "conditional", "harmonics")
+MODEL_KEYS = (
+    *PARTS,
+    "beta",
+    "beta_start",
+    "beta_warmup",
+    "capacity",
+    "capacity_steps",
+    "conditional",
+    "edge_weight",
+    "free_bits",
+    "harmonics",
+    "num_samples",
+    "swap_prob",
+)
 """What may be written without its leading ``model.`` on the command line."""
 _RECIPES = Path(__file__).parent / "recipes"
 
