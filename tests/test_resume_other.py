@@ -44,7 +44,7 @@ def fsq(*levels):
     [
         (fsq(5, 8), r"model.bottleneck.levels was \[8, 5\] and is now \[5, 8\]"),
         (("model.bottleneck", {"name": "lfq", "dim": 2}), "bottleneck.name was 'fsq' and is now"),
-        (("model.swap_prob", 0.5), "model.swap_prob was 0.0 and is now 0.5"),
+        (("model.beta", 2.0), "model.beta was 1.0 and is now 2.0"),
     ],
 )
 def test_a_run_does_not_go_on_as_another_model(change, words, pictures, tmp_path):

@@ -248,7 +248,7 @@ def test_the_hash_knows_weights_and_config():
     next(second.model.parameters()).data.view(-1)[0] += 1e-3
     assert first.hash != second.hash
     torch.manual_seed(0)
-    assert first.hash != Tokenizer(make(swap_prob=0.5)).hash
+    assert first.hash != Tokenizer(make(beta=0.5)).hash
 
 
 @pytest.mark.parametrize("name", ["uniform", "unigram", "transformer"])
