@@ -69,9 +69,8 @@ def require_levels(
 ) -> None:
     """Raise ValueError with the rule unless all are integers in their range."""
     is_list = isinstance(levels, Sequence) and not isinstance(levels, str)
-    if not is_list or not all(is_whole(level) and level >= least for level in levels):
-        raise ValueError(f"levels={levels!r}: {rule}")
-    if most is not None and any(level > most for level in levels):
+    top = math.inf if most is None else most
+    if not is_list or not all(is_whole(level) and least <= level <= top for level in levels):
         raise ValueError(f"levels={levels!r}: {rule}")
 
 
@@ -141,8 +140,6 @@ class Bottleneck(nn.Module, ABC):
     """Width of the vectors it takes."""
     out_dim: int
     """Width of the vectors it returns."""
-    has_fixed_rate: bool = False
-    """Whether no weight changes the rate, so that to charge more or less for it teaches nothing."""
 
     def __call__(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None
@@ -161,6 +158,11 @@ class Bottleneck(nn.Module, ABC):
             z_e = torch.where(mask[..., None], z_e, 0.0)
         latent: Latent = super().__call__(z_e, mask)
         return latent
+
+    @property
+    def has_fixed_rate(self) -> bool:
+        """Whether no weight changes the rate, so that charging more for it teaches nothing."""
+        return False
 
     @abstractmethod
     def forward(
@@ -188,7 +190,6 @@ class Quantizer(Bottleneck):
 
     codebook_sizes: tuple[int, ...]
     """Number of codes of each of the K codebooks."""
-    has_fixed_rate: bool = True
     num_levels: int | None = None
     """How many levels the codes have, coarse first, if any first few of them decode alone."""
 
@@ -199,6 +200,11 @@ class Quantizer(Bottleneck):
     @abstractmethod
     def decode(self, codes: Int[Tensor, "*N K"]) -> Float[Tensor, "*N out_dim"]:
         """Return the vector of each code."""
+
+    @property
+    def has_fixed_rate(self) -> bool:
+        """True: under a uniform prior every code costs the same."""
+        return True
 
     @property
     def is_started(self) -> Bool[Tensor, ""]:

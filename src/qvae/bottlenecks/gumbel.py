@@ -50,8 +50,6 @@ class Gumbel(KeptTable):
         (True, 1.386)
     """
 
-    has_fixed_rate: bool = False
-
     def __init__(
         self,
         *,
@@ -71,6 +69,11 @@ class Gumbel(KeptTable):
         self.temperature = temperature
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.log_precision = nn.Parameter(torch.zeros(()))
+
+    @property
+    def has_fixed_rate(self) -> bool:
+        """False: it is the KL of a softmax."""
+        return False
 
     def _initialize(self, vectors: Float[Tensor, "N D"], step_count: float) -> None:
         """Start the precision at what the distances to the centres say of it."""

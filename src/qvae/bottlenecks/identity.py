@@ -30,12 +30,15 @@ class Identity(Bottleneck):
         [0.0, 0.0, 0.0]
     """
 
-    has_fixed_rate: bool = True
-
     def __init__(self, *, dim: int) -> None:
         super().__init__()
         require_positive(dim=dim)
         self.in_dim = self.out_dim = dim
+
+    @property
+    def has_fixed_rate(self) -> bool:
+        """True: it is 0."""
+        return True
 
     def forward(
         self, z_e: Float[Tensor, "B *G in_dim"], mask: Bool[Tensor, "B *G"] | None = None

@@ -49,7 +49,7 @@ class Wrapper(Quantizer):
         return torch.stack([quantizer.is_started for quantizer in self._inner]).all()
 
     @property
-    def has_fixed_rate(self) -> bool:  # type: ignore[override]
+    def has_fixed_rate(self) -> bool:
         """Whether none of them has a rate that weights change."""
         return all(quantizer.has_fixed_rate for quantizer in self._inner)
 
