@@ -102,6 +102,7 @@ class Images(DataModule):
         if binarise_seed < 0:
             raise UsageError(f"binarise_seed={binarise_seed}: must be at least 0")
         requests = parse_requests(cond)
+        self._where = printable(str(path))
         samples = _load(
             Path(path),
             size=size,
@@ -123,14 +124,14 @@ class Images(DataModule):
         try:
             self._rows = split_rows(samples.keys, samples.told)
         except DataError as error:
-            raise DataError(f"{printable(str(path))}: {error}") from None
-        _refuse_constant(samples.x, printable(str(path)))
+            raise DataError(f"{self._where}: {error}") from None
+        _refuse_constant(samples.x, self._where)
         conditions, cond_array = fit_conditions(
             self._columns,
             requests,
             self._rows["train"],
             names=samples.names,
-            where=printable(str(path)),
+            where=self._where,
         )
         self._settle(conditions, cond_array)
 
@@ -158,8 +159,7 @@ class Images(DataModule):
             DataError: a missing column, or a value that the model does not know.
         """
         settled, samples = tuple(conditions), self._samples
-        where = printable(str(self.path))
-        encoded = encode_columns(self._columns, settled, names=samples.names, where=where)
+        encoded = encode_columns(self._columns, settled, names=samples.names, where=self._where)
         self._settle(settled, encoded)
 
     def refuse_unseen(self) -> None:
@@ -168,9 +168,8 @@ class Images(DataModule):
         Raises:
             DataError: names a sample, the value and the rule.
         """
-        where = printable(str(self.path))
         names = self._samples.names
-        refuse_unseen(self._columns, self.spec.conditions, names=names, where=where)
+        refuse_unseen(self._columns, self.spec.conditions, names=names, where=self._where)
 
     def train(self) -> ArraySplit:
         """Return the training part."""
@@ -193,7 +192,7 @@ class Images(DataModule):
         columns = self._samples.columns
         if name not in columns:
             raise DataError(
-                f"column={name!r}: no such column in {printable(str(self.path))}; "
+                f"column={name!r}: no such column in {self._where}; "
                 f"{did_you_mean(name, list(columns))}"
             )
         return [columns[name][row] for row in self._rows[part].tolist()]

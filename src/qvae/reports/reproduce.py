@@ -205,7 +205,7 @@ def _machine(env: Mapping[str, Any]) -> str:
 def _require_recipe(path: Path, found: Recipe, recipe: Recipe) -> None:
     """Refuse a finished run that something else than its precision sets apart."""
     for key, (was, asked) in changed_leaves(found.resolved(), recipe.resolved()).items():
-        is_same = key == "data.path" and _absolute(was) == _absolute(asked)
+        is_same = key == "data.path" and _absolute(str(was)) == _absolute(str(asked))
         if key != "train.precision" and not is_same:
             raise UsageError(
                 f"{path}: was trained with {key}={was!r}, and this study asks for "
