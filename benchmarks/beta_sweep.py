@@ -22,7 +22,7 @@ from qvae.runs.loading import open_run, open_run_data
 from qvae.runs.training import train_recipe
 from qvae.store import read_json, write_json
 from qvae.train.engine import own_random_numbers, resolve_device
-from qvae.train.log import trained_seconds
+from qvae.train.log import trained_machine, trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parent / "beta_sweep.yaml"
@@ -103,7 +103,7 @@ def train(beta: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     train_recipe(recipe, run=run, resume=True, device=args.device)
     opened = open_run(run, device=resolve_device(args.device))
     found = score(opened.model, open_run_data(opened).test(), num=10_000)
-    machine = {key: value for key, value in read_json(run / "env.json").items() if key != "run"}
+    machine = trained_machine(run)
     row = {"beta": beta, "seed": seed, **found}
     row |= {"seconds": trained_seconds(run), "machine": machine}
     write_json(run / "scores.json", row)

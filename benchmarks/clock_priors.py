@@ -30,8 +30,8 @@ from qvae.reports.clocks import draw_times, evaluate, table
 from qvae.runs.loading import Run, open_run, open_run_data
 from qvae.runs.scores import evaluate_run
 from qvae.runs.training import train_recipe
-from qvae.store import read_json, write_json
-from qvae.train.log import trained_seconds
+from qvae.store import write_json
+from qvae.train.log import trained_machine, trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 LIKE_OURS = [
@@ -104,7 +104,7 @@ def score(folder: Path) -> None:
             "samples": scores["samples"],
             "style_variance_ratio": scores["style_variance_ratio"],
         }
-    machine = {k: v for k, v in read_json(folder / "masked" / "env.json").items() if k != "run"}
+    machine = trained_machine(folder / "masked")
     report = {
         "protocol": scores["protocol"] | {"sampler": "each prior's own"},
         "tuned_on": f"{TUNED} requests at times of the training set",

@@ -30,10 +30,9 @@ from qvae.metrics.clock_score import score_reading
 from qvae.reports.clocks import draw_times, evaluate, table
 from qvae.runs.loading import Run, open_run
 from qvae.runs.tokens import batches_of
-from qvae.runs.training import train_recipe
+from qvae.runs.training import copy_folder, train_recipe
 from qvae.store import read_json, write_json
-from qvae.tokenizer import Tokenizer
-from qvae.train.log import trained_seconds
+from qvae.train.log import trained_machine, trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = np.intersect1d(TRAIN_TIMES, np.arange(9 * 60 + 10, 9 * 60 + 50))
@@ -72,9 +71,7 @@ def leave_out(told: TokenData, path: Path) -> None:
                 minutes = (batch.cond[:, 0].double() * 60).round(decimals=3).floor().numpy()
                 keep = ~np.isin(minutes, dev)
                 writer.write(name, batch.x[keep], batch.cond[keep])
-        Tokenizer.from_pretrained(told.path / "tokenizer").save_pretrained(
-            writer.folder / "tokenizer"
-        )
+        copy_folder(told.path / "tokenizer", writer.folder / "tokenizer")
 
 
 def try_samplers(run: Run) -> list[dict[str, Any]]:
@@ -118,7 +115,6 @@ def score(folder: Path, seed: int) -> None:
     blocks = [draw_block(run, **settings) for settings in (chosen, run.recipe.sample)]
     recipes = evaluate(folder / "prior", seed=seed)
     sys.stdout.write(f"{chosen}\n{table(scores)}\n{blocks}\n")
-    env = read_json(folder / "prior_dev" / "env.json")
     steps = load_recipe(folder / "tokenizer").train["steps"]
     report = {
         "seed": seed,
@@ -129,7 +125,7 @@ def score(folder: Path, seed: int) -> None:
         "block": blocks,
         "recipe": {name: recipes[name] for name in ("samples", "style_variance_ratio")},
         "training_seconds": trained_seconds(folder / "prior_dev"),
-        "machine": {key: value for key, value in env.items() if key != "run"},
+        "machine": trained_machine(folder / "prior_dev"),
     }
     write_json(RESULTS / "clock_grid_sampler.json", {**report, **scores})
 

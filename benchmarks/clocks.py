@@ -29,9 +29,9 @@ from qvae.runs.build import build_data
 from qvae.runs.loading import open_run
 from qvae.runs.tokens import encode_data
 from qvae.runs.training import train_recipe
-from qvae.store import read_json, write_json
+from qvae.store import write_json
 from qvae.tokenizer import Tokenizer
-from qvae.train.log import trained_seconds
+from qvae.train.log import trained_machine, trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
@@ -50,7 +50,7 @@ def train(route: str, seed: int, runs: Path) -> None:
         route, seed, runs / f"{route}-{seed}"
     )
     scores = evaluate(run, seed=seed)
-    machine = {k: v for k, v in read_json(run / "env.json").items() if k != "run"}
+    machine = trained_machine(run)
     report = {"route": route, "seed": seed, "training_seconds": seconds, "machine": machine}
     write_json(RESULTS / f"clock_{route}_seed{seed}.json", {**report, **scores})
     sys.stdout.write(table(scores) + f"\n{time.monotonic() - start:.0f} s this time\n")

@@ -45,8 +45,8 @@ from qvae.llm.folder import load_llm
 from qvae.metrics.clock_reader import read_clocks
 from qvae.metrics.clock_score import circular_error, score_reading
 from qvae.reports.clocks import to_pixels
-from qvae.store import read_json, write_json
-from qvae.train.log import trained_seconds
+from qvae.store import write_json
+from qvae.train.log import trained_machine, trained_seconds
 
 RESULTS = Path(__file__).parent / "results"
 _STYLES = 3_000_003  # of no split of the data
@@ -102,7 +102,7 @@ def about(llm: ClockLLM, run: Path) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in llm.model.parameters()),
         "training_seconds": trained_seconds(run),
-        "machine": {k: v for k, v in read_json(run / "env.json").items() if k != "run"},
+        "machine": trained_machine(run),
     }
 
 

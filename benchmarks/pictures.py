@@ -16,7 +16,8 @@ from qvae.config import load_recipe
 from qvae.reports.plots import plot_run
 from qvae.runs.loading import open_run
 from qvae.runs.training import train_recipe
-from qvae.store import read_json, write_json
+from qvae.store import write_json
+from qvae.train.log import trained_machine
 
 RESULTS = Path(__file__).parent / "results"
 PLANE = {"encoder.latent_dim": 4, "bottleneck.dim": 2, "decoder.latent_dim": 2}
@@ -41,11 +42,7 @@ def main() -> None:
     walk = plot_run(
         open_run(shapes), kind="traversal", path=RESULTS / "latents_traversal.png", num=4
     )
-    runs = {"plane": plane, "shapes": shapes}
-    machines = {
-        name: {key: value for key, value in read_json(run / "env.json").items() if key != "run"}
-        for name, run in runs.items()
-    }
+    machines = {"plane": trained_machine(plane), "shapes": trained_machine(shapes)}
     write_json(RESULTS / "latents.json", {"traversal": walk["dims"], "machines": machines})
 
 

@@ -17,7 +17,15 @@ import qvae
 from qvae.store import fsync_path
 from qvae.train.engine import Engine
 
-__all__ = ["trained_seconds", "MetricsLog", "Window", "describe_machine", "device_name", "open_bar"]
+__all__ = [
+    "MetricsLog",
+    "Window",
+    "describe_machine",
+    "device_name",
+    "open_bar",
+    "trained_machine",
+    "trained_seconds",
+]
 
 _LINE_SECONDS = 30.0  # between two lines of progress in a log: a short run leaves it clean
 
@@ -168,6 +176,12 @@ def open_bar(progress: bool | str, *, steps: int, start: int) -> Iterator["tqdm[
         yield bar
     finally:
         bar.close()
+
+
+def trained_machine(run: Path) -> dict[str, Any]:
+    """Return what a run was trained on, from ``env.json``, without what names the run."""
+    env: dict[str, Any] = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in env.items() if key != "run"}
 
 
 def trained_seconds(run: Path) -> float:
