@@ -138,7 +138,7 @@ def test_naming_another_component_works_in_any_order(tiny, key):
 
 def test_every_short_key_is_a_key_of_a_model(tiny):
     model = load_recipe(tiny).model
-    assert set(MODEL_KEYS) <= set(model)
+    assert set(MODEL_KEYS) == set(model)
     assert all(normalise_key(key) == f"model.{key}" for key in MODEL_KEYS)
 
 
