@@ -201,8 +201,11 @@ def minutes_results():
     if any("samples" in row for row in report["rows"]):
         measured += f" or {report['measured_samples']:,} samples"
     told = f"{report['machine']['cpu']}, calculated from {measured} of each, alone on the machine."
-    route = [row for row in report["rows"] for name, unit in GRID_ROUTE
-             if row["recipe"] == name and unit in row]  # fmt: skip
+    route = [
+        row
+        for row in report["rows"]
+        if any(row["recipe"] == name and unit in row for name, unit in GRID_ROUTE)
+    ]
     sums = {n: sum(row["minutes"] for row in route if row["threads"] == n) for n in counts}
     whole = " and ".join(f"{value:.1f} minutes with {n} thread(s)" for n, value in sums.items())
     told += f" So calculated, the grid route with its encoding takes {whole}."
